@@ -21,7 +21,7 @@ SHORT = [[round(chance.uniform(0, 8), 4) for _ in range(3)] for _ in range(MAX_R
 FORMS = {
     "of decimals": SHORT,
     "of integers and decimals": [[1, 0, 2.5], *SHORT],
-    "of a few exponents": [[1.5, 0.25, 1e-7], *SHORT],
+    "of a few exponents": [[1.5, 0.25, 1.5], [1.5, 0.25, 1e-7], *SHORT],
     "of negative numbers": [[-value for value in row] for row in [[0.0, 0.5, 3.25], *SHORT]],
     "of large integers": [[2**24 + 1, 2**53 + 1, 10**30], *SHORT],
 }
@@ -55,6 +55,14 @@ def test_regular_rows_are_decoded_by_numpy_to_the_same_numbers(form, write, kind
     body = WRITERS[write]({"data": FORMS[form][:MAX_ROWS]}).encode()
     assert rows_of_numbers(body, b"data", SCHEMAS[kind], MAX_ROWS) is not None
     same_as_by_json(body)
+
+
+def test_missing_values_are_decoded_by_json():
+    schema = RowSchema([Feature(name, missing=True) for name in "abc"])
+    for drawn in (SHORT, [*SHORT[:40], [None, 1.5, 2.5]], [[None, None, None], *SHORT[:40]]):
+        body = json.dumps({"data": drawn}).encode()
+        assert outcome(body, schema, 0) == outcome(body, schema, len(body) + 1)
+        assert (rows_of_numbers(body, b"data", schema, MAX_ROWS) is None) == (b"null" in body)
 
 
 def test_long_decimals_are_decoded_by_numpy_to_the_same_float32():
