@@ -59,8 +59,8 @@ PURE = ("codec", "http")
 IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "asyncio", "concurrent"}
 # Modules of the package by their users. Each new module has an entry here.
 EVERY_SERVER = """
-    cli.main codec.json_documents codec.model_schema codec.rows console cpu_limits errors factory http.cache_headers
-    http.request_head http.request_parser model.artifact model.golden model.graph_signature model.predictor
+    cli.main codec.json_documents codec.model_schema codec.rows console cpu_limits errors factory
+    http.cache_headers http.request_head http.request_parser model.artifact model.golden model.graph_signature model.predictor
     model.session observability.log observability.metrics observability.shared_memory observability.trace_context
     patterns.web_single.page
     resilience.background roles server.connection server.event_loop server.fast_path server.listener server.serve
@@ -72,7 +72,7 @@ FAMILIES = {
         patterns.web_single.role
     """,
     "protocol": """
-        codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role
+        codec.decimals codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role
         patterns.synchronous.schemas patterns.synchronous.served_model patterns.synchronous.statistics
         patterns.synchronous.v1_routes patterns.synchronous.v2_routes
     """,

@@ -15,6 +15,8 @@ MAX_LEVELS = 16
 MAX_UNSPLIT_CHARACTERS = 32_768
 PIECE = 16_384
 MAX_UNSPLIT_ITEMS = 500
+# For bodies and arrays of at least this size, the functions of decimals.py are faster.
+MIN_BYTES, MIN_VALUES = 8000, 200
 
 # The value of a member that may be long: brackets, numbers, separators, and the letters of null, true, and false.
 long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eEnultrfas,\[\] \t\r\n]*)').search

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, MIN_VALUES, decode_json, encode_list, levels, too_deep
 from iris_wsgi.codec.model_schema import FLOAT32_MAX as FLOAT32_MAX
 from iris_wsgi.codec.model_schema import NUMBERS as NUMBERS
 from iris_wsgi.codec.model_schema import REGRESSOR, SCORES, AmbiguousName, OutputSchema, RowSchema
@@ -26,6 +26,8 @@ def decode_rows(body: bytes, schema: RowSchema, max_rows: int, advice: str) -> A
     Every value fits the type of its feature. A missing number is NaN. `advice` says what a client with more rows can do.
     Raises BadRequest (400) or UnprocessableContent (422).
     """
+    if len(body) >= MIN_BYTES and (matrix := rows_of_numbers(body, b"data", schema, max_rows)) is not None:
+        return matrix
     document = decode_json(body)
     if type(document) is dict and len(document) == 1:
         rows = rows_of(document.get("data"), schema, max_rows)
@@ -37,6 +39,17 @@ def decode_rows(body: bytes, schema: RowSchema, max_rows: int, advice: str) -> A
         "The body does not fit the schema of this route.",
         list(islice(faults(document, schema, max_rows, advice), MAX_FIELD_ERRORS)),
     )
+
+
+def rows_of_numbers(body: bytes, member: bytes, schema: RowSchema, max_rows: int) -> Array | None:
+    """Decodes a body of regular rows of numbers several times faster than rows_of(). Returns None for every other body."""
+    if not schema.is_float or (schema.has_missing and b"null" in body):
+        return None
+    # Most servers get short bodies only, and do not need its tables.
+    from iris_wsgi.codec.decimals import decode_matrix
+
+    matrix = decode_matrix(body, member, schema.width, schema.dtype, schema.max)
+    return None if matrix is None or len(matrix) > max_rows else matrix
 
 
 def decode_row(body: bytes, schema: RowSchema) -> list[float] | None:
@@ -210,11 +223,11 @@ class Encoder:
         return f'{{"prediction":[{",".join(f"{start}{p!r}}}" for start, p in pairs)}]}}'.encode()
 
     def batch(self, predictions: Array) -> bytes:
-        values = encode_list(finite(self.outputs.values(predictions)))
+        values = encode_rows(self.outputs.values(predictions))
         if self.outputs.kind == REGRESSOR:
-            return f'{self.batch_start},"values":{values}}}'.encode()
+            return b'%b,"values":%b}' % (self.batch_start.encode(), values)
         labels = ",".join(map(self.names.__getitem__, self.outputs.best(predictions).tolist()))
-        return f'{self.batch_start}{labels}],"{self.outputs.name}":{values}}}'.encode()
+        return b"%b%b}" % (f'{self.batch_start}{labels}],"{self.outputs.name}":'.encode(), values)
 
     def fields(self, predictions: Array) -> dict[str, Any]:
         """Returns the members that describe the prediction of one row, such as label and probabilities."""
@@ -223,6 +236,17 @@ class Encoder:
         if self.outputs.kind == REGRESSOR:
             return {"targets": self.outputs.columns, "values": values}
         return {"classes": self.outputs.labels, "label": self.outputs.labels[self.best_of(row)], self.outputs.name: values}
+
+
+def encode_rows(values: Array) -> bytes:
+    """Encodes float32 [rows, columns] as lists. Raises PredictionFailed for values that JSON cannot express."""
+    if values.size < MIN_VALUES:
+        return encode_list(finite(values)).encode()
+    if not np.isfinite(values).all():
+        raise not_finite()
+    from iris_wsgi.codec.decimals import encode_floats
+
+    return encode_floats(values)
 
 
 def finite(probabilities: Array) -> list[list[float]]:

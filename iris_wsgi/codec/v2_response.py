@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from iris_wsgi.codec.decimals import encode_floats
 from iris_wsgi.codec.json_documents import encode, encode_list
 from iris_wsgi.codec.rows import not_finite
 from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature
@@ -29,12 +30,17 @@ def encode_infer(request: InferenceRequest, served: ModelSignature, outputs: Map
             parts.append(to_binary(tensor, datatype))
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
         # The data may be long, so they are not encoded with the rest of the entry.
-        data = "" if output.binary else f',"data":{encode_list(to_json(tensor, datatype))}'
+        data = "" if output.binary else f',"data":{encode_data(tensor, datatype)}'
         entries.append(f"{encode(entry)[:-1]}{data}}}")
     names = {"model_name": served.name, "model_version": served.version}
     start = encode({**names, **({} if request.id is None else {"id": request.id})})
     document = f'{start[:-1]},"outputs":[{",".join(entries)}]}}'.encode()
     return (b"".join((document, *parts)), len(document)) if parts else (document, None)
+
+
+def encode_data(tensor: Tensor, datatype: str) -> str:
+    """Encodes the values of an array in a flat, row-major list."""
+    return encode_floats(tensor.reshape(-1)).decode() if datatype == "FP32" else encode_list(to_json(tensor, datatype))
 
 
 def classified(tensor: Tensor, max_classes: int, labels: Sequence[str]) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iris_wsgi.codec.decimals import parse_decimals
 from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.tabular.columns import Columns
-from iris_wsgi.tabular.decimals import parse_decimals
 from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue, is_number
 from iris_wsgi.tabular.record_splitter import NOT_UTF8, SWAPPED_TEXT, BadRow
 from iris_wsgi.tabular.scorer import Rows

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from iris_wsgi.codec.decimals import TEXT_TYPE, format_floats
 from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR, SCORES, Array, OutputSchema
 from iris_wsgi.errors import InvalidOutput
 from iris_wsgi.model.session import Model
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.tabular.decimals import TEXT_TYPE, format_floats
 
 LABEL, DIGEST = "label", "model_digest"
 # The start of the names of the columns with probabilities, scores, and values.

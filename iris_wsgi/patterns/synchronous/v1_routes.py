@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, decode_json, levels, too_deep
 from iris_wsgi.codec.model_schema import Array, RowSchema
-from iris_wsgi.codec.rows import data_faults, finite, rows_of
+from iris_wsgi.codec.rows import data_faults, encode_rows, rows_of, rows_of_numbers
 from iris_wsgi.errors import BadRequest, ServiceUnavailable
 from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
@@ -64,6 +64,8 @@ def decode_v1(body: bytes, schema: RowSchema, max_rows: int) -> Array:
 
     An instance is a row: a list of values, or an object of values by feature. Other members are ignored. Raises BadRequest (400).
     """
+    if len(body) >= MIN_BYTES and (matrix := rows_of_numbers(body, b"instances", schema, max_rows)) is not None:
+        return matrix
     document = decode_json(body)
     if type(document) is not dict or "instances" not in document:
         raise BadRequest('# must be an object with the member "instances": {"instances": [[…], …]}.')
@@ -79,4 +81,4 @@ def decode_v1(body: bytes, schema: RowSchema, max_rows: int) -> Array:
 
 def encode_v1(predictions: Array) -> bytes:
     """Encodes predictions [rows, columns], one list per row. Raises PredictionFailed (500) for non-finite values."""
-    return f'{{"predictions":{encode_list(finite(predictions))}}}'.encode()
+    return b'{"predictions":%b}' % encode_rows(predictions)

@@ -334,7 +334,7 @@ def test_the_single_file_is_reproducible_and_has_no_server_in_it(single, tmp_pat
         }
         & names
     )
-    assert single.stat().st_size < 240_000
+    assert single.stat().st_size < 270_000
     assert single.stat().st_mode & 0o111 and single.read_bytes().startswith(b"#!/usr/bin/env python3\n")
 
 
