@@ -84,7 +84,7 @@ class RequestObserver:
         series = self.known.get((method, route, response.status)) or self.series(method, path, route, response.status)
         self.answers.append((series, response, request_id, context, began, monotonic()))
         if not self.log.buffered:
-            self.flush()
+            self.write()
 
     def flush(self) -> None:
         """Counts the collected requests and runs, and writes the log lines. The owner of a buffered log calls it at each turn."""
