@@ -53,13 +53,10 @@ RANGE = """g (float[N, 3] x) => (float[N, 3] y) {
     y = Add(x, sum)
 }"""
 # The loop is in a function of the file.
-FUNCTION = (
-    """<ir_version: 8, opset_import: ["": 18, "own": 1]>
+FUNCTION = """<ir_version: 8, opset_import: ["": 18, "own": 1]>
 g (float[N, 3] x) => (float[N, 3] y) { y = own.repeat(x) }
 <domain: "own", opset_import: ["": 18]>
-repeat (x) => (y) """
-    + LOOP[LOOP.index("{") :]
-)
+repeat (x) => (y) """ + LOOP[LOOP.index("{") :]
 PLAIN = "g (float[N, 3] x) => (float[N, 3] y) { y = Neg(x) }"
 
 

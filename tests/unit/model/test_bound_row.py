@@ -72,7 +72,7 @@ def random_values(drawn: random.Random, largest: float):
         elif kind == 2:
             yield drawn.randint(-(2**70), 2**70)
         elif kind == 3:
-            # Halfway between two float32, and one float64 beside it.
+            # Halfway between two float32, and one float64 next to it.
             (low,) = struct.unpack("f", struct.pack("I", drawn.randrange(0x00000001, 0x7F000000)))
             (high,) = struct.unpack("f", struct.pack("I", struct.unpack("I", struct.pack("f", low))[0] + 1))
             yield drawn.choice([(low + high) / 2, np.nextafter((low + high) / 2, 0.0).item()])
@@ -127,8 +127,13 @@ def test_a_model_that_gives_another_prediction_for_the_same_row_has_no_bound_row
     assert bind_row(model, np.ones((1, 3), np.float32)) is None
 
 
+def test_a_model_of_one_column_of_rank_one_has_no_bound_row():
+    model = regressor_of(graph_bytes("g (float[N] x) => (float[N] y) { y = Neg(x) }"), ["a"])
+    assert model.predict(np.array([[2.0]], np.float32)).tolist() == [[-2.0]]
+    assert bind_row(model, np.array([[2.0]], np.float32)) is None
+
+
 def test_each_row_of_the_sample_is_compared():
-    """The graph has the width of the bound output for the first row only."""
     model = regressor_of(graph_bytes(graph_texts.PLAIN))
     sample, predict = np.array([[1, 2, 3], [4, 5, 6]], np.float32), model.predict
     assert bind_row(model, sample) is not None
