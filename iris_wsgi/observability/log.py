@@ -76,7 +76,7 @@ class Log:
                     self.lost += chunk.count(b"\n")
                     continue
                 if written < len(chunk):
-                    # Not a pipe, which takes all of a chunk or nothing.
+                    # Unlike a pipe, a terminal or a full disk takes a part.
                     self.waiting.appendleft(chunk[written:])
                 elif self.lost:
                     lost, self.lost = self.lost, 0
@@ -126,12 +126,12 @@ class LibraryLogHandler(logging.Handler):
 
 
 def nonblocking(descriptor: int) -> int:
-    """Returns a non-blocking descriptor of the same pipe, or the given one if it is not a pipe.
+    """Returns a non-blocking descriptor of the same pipe or terminal, or the given one if it is something else.
 
-    Several processes may write to a pipe, so a write can block after a successful poll. The pipe is opened again, because a
-    flag of the descriptor would apply to all processes that share it.
+    Several processes may write to a pipe, and a terminal may have little room, so a write can block after a successful poll. The
+    file is opened again, because a flag of the descriptor would apply to all processes that share it.
     """
-    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
         with suppress(OSError):
-            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return descriptor

@@ -3,6 +3,7 @@
 import random
 import sys
 import threading
+from itertools import chain
 from math import nan
 
 import numpy as np
@@ -150,7 +151,7 @@ def quick_switches():
 def test_no_run_is_lost_or_counted_twice_while_threads_predict_and_another_one_scrapes(quick_switches):
     (registry, metrics), counts, drawn = counted(MODEL), iris_counts(), random.Random(2)
     shares = [[random_run(drawn, counts) for _ in range(3000)] for _ in range(4)]
-    for row, _, label, seconds in sum(shares, []):
+    for row, _, label, seconds in chain.from_iterable(shares):
         counts.add(row, label, seconds)
     ended, scrapes, faults = threading.Event(), [], []
 

@@ -212,7 +212,8 @@ def test_a_line_has_the_fields_of_its_request(observed, clock):
     observed.turn()
     first, second, third = observed.lines()
     assert list(first) == [
-        "time", "level", "method", "route", "status", "ms", "rows", "request_id", "trace_id", "span_id", "parent_id", "job", "model"
+        "time", "level", "method", "route", "status", "ms", "rows", "request_id", "trace_id", "span_id", "parent_id", "job",
+        "model",
     ]  # fmt: skip
     assert first.pop("time").endswith("Z") and first == {
         "level": "info", "method": "POST", "route": "/predict", "status": 202, "ms": 15.625, "rows": 7, "request_id": "a",
@@ -236,7 +237,7 @@ def test_lines_that_find_no_room_are_counted_and_their_requests_too(clock):
     reader, writer = os.pipe()
     for end in (reader, writer):
         os.set_blocking(end, False)
-    # Nobody reads the pipe, which is full.
+    # The pipe is full, and the test reads it later.
     with suppress(BlockingIOError):
         while True:
             os.write(writer, b"\n" * PIPE_BUF)
