@@ -140,9 +140,9 @@ class RunWatchdog:
             options = RunOptions()
         # The thread either finds this run, or has set `wakes_at` to infinity before.
         self.runs[key] = deadline, options
-        if deadline < self.wakes_at:
-            self.wake(deadline)
         try:
+            if deadline < self.wakes_at:
+                self.wake(deadline)
             return action(options)
         except Exception:
             if options.terminate:
@@ -157,12 +157,13 @@ class RunWatchdog:
     def wake(self, at: float) -> None:
         """Makes the thread look at `at` (monotonic). The thread is started when it is first needed."""
         with self.lock:
-            self.wakes_at = min(at, self.wakes_at)
             if self.thread is None:
-                self.thread = threading.Thread(target=self.watch, daemon=True, name="deadlines")
-                self.thread.start()
-            else:
-                self.sooner.set()
+                thread = threading.Thread(target=self.watch, daemon=True, name="deadlines")
+                # The system may have no thread left, and have one for a later run.
+                thread.start()
+                self.thread = thread
+            self.wakes_at = min(at, self.wakes_at)
+            self.sooner.set()
 
     def watch(self) -> None:
         while True:
@@ -175,7 +176,8 @@ class RunWatchdog:
                     if at <= now:
                         options.terminate = True
                 self.wakes_at = min((at for at, _ in runs if at > now), default=inf)
-                seconds = None if self.wakes_at == inf else self.wakes_at - now
+                # A client can send any deadline, and wait() takes 292 years at most.
+                seconds = None if self.wakes_at == inf else min(self.wakes_at - now, threading.TIMEOUT_MAX)
             self.sooner.wait(seconds)
 
 
@@ -345,10 +347,16 @@ def row_predictor(bound: BoundRow, watchdog: RunWatchdog | None, metrics: ModelM
         if began >= deadline:
             raise DeadlineExceeded(PARSED_TOO_LATE)
         take(*values)
-        if watchdog is None:
-            bound.run(options)
-        else:
-            watchdog.run(bound.run, deadline)
+        try:
+            if watchdog is None:
+                bound.run(options)
+            else:
+                watchdog.run(bound.run, deadline)
+        except DeadlineExceeded:
+            raise
+        except Exception:
+            # For example an output of another shape than the bound one. The memory may have the prediction of an earlier row.
+            return None
         output: list[Any] = result.tolist()
         if not all(map(isfinite, output)):
             return None

@@ -49,8 +49,10 @@ FLOAT32 = np.dtype(np.float32)
 # They compute binary random forests wrong: half of the labels, with no error.
 BROKEN_RUNTIMES = ("1.26.0", "1.27.0")
 Kind = TypeVar("Kind")
-# The operators If, Loop, Scan, and SequenceMap as nodes of the file have them: field 4 of NodeProto, its length, and the name.
-CONTROL_FLOW = (b"\x22\x02If", b"\x22\x04Loop", b"\x22\x04Scan", b"\x22\x0bSequenceMap")
+# Operators with subgraphs, and operators whose output has a size that a value of the row may decide.
+VARIABLE_TIME = ("If", "Loop", "Scan", "SequenceMap", "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile")
+# As nodes of the file have them: field 4 of NodeProto, its length, and the name. The last one is the ORT format, without nodes.
+CONTROL_FLOW = (*(b"\x22" + bytes([len(name)]) + name.encode() for name in VARIABLE_TIME), b"\x00ORTM")
 MAX_CHARACTERS = 300
 # "[ONNXRuntimeError] : 1 : FAIL : ", "Load model from PATH failed:", and the place in the source with a C++ signature.
 code = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ").sub

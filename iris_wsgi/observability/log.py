@@ -33,7 +33,8 @@ class Log:
         self.lock = threading.Lock()
         self.poller = select.poll()
         self.poller.register(self.descriptor, select.POLLOUT)
-        self.second, self.stamp = 0, ""
+        # A second, and its text. One object, because several threads replace it.
+        self.stamp = 0, "1970-01-01T00:00:00"
         # Writes the lines of the requests that were answered before.
         self.write_requests: Callable[[], None] = lambda: None
 
@@ -52,7 +53,9 @@ class Log:
         """Queues JSON lines without their line ends."""
         kept = MAX_WAITING_LINES - len(self.waiting)
         self.waiting += [f"{line}\n".encode() for line in lines[: max(0, kept)]]
-        self.lost += max(0, len(lines) - kept)
+        if len(lines) > kept:
+            with self.lock:
+                self.lost += len(lines) - max(0, kept)
         if not self.buffered:
             self.flush()
 
@@ -64,7 +67,7 @@ class Log:
             while self.waiting and (not self.may_block or self.poller.poll(0)):
                 chunk = self.next_chunk()
                 try:
-                    os.write(self.descriptor, chunk)
+                    written = os.write(self.descriptor, chunk)
                 except BlockingIOError:
                     # Another process has filled the pipe after the poll.
                     self.waiting.appendleft(chunk)
@@ -72,7 +75,10 @@ class Log:
                 except OSError:
                     self.lost += chunk.count(b"\n")
                     continue
-                if self.lost:
+                if written < len(chunk):
+                    # Unlike a pipe, a terminal or a full disk takes a part.
+                    self.waiting.appendleft(chunk[written:])
+                elif self.lost:
                     lost, self.lost = self.lost, 0
                     self.waiting.append(self.line("warning", "log lines were lost", lines=lost).encode() + b"\n")
 
@@ -100,10 +106,12 @@ class Log:
 
     def time_of(self, seconds: float) -> str:
         """Returns a system time in RFC 3339, UTC, with milliseconds."""
-        second = int(seconds)
-        if second != self.second:
-            self.second, self.stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self.stamp}.{int((seconds - second) * 1000):03d}Z"
+        second, text = self.stamp
+        if int(seconds) != second:
+            second = int(seconds)
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self.stamp = second, text
+        return f"{text}.{int((seconds - second) * 1000):03d}Z"
 
 
 class LibraryLogHandler(logging.Handler):
@@ -118,12 +126,12 @@ class LibraryLogHandler(logging.Handler):
 
 
 def nonblocking(descriptor: int) -> int:
-    """Returns a non-blocking descriptor of the same pipe, or the given one if it is not a pipe.
+    """Returns a non-blocking descriptor of the same pipe or terminal, or the given one if it is something else.
 
-    Several processes may write to a pipe, so a write can block after a successful poll. The pipe is opened again, because a
-    flag of the descriptor would apply to all processes that share it.
+    Several processes may write to a pipe, and a terminal may have little room, so a write can block after a successful poll. The
+    file is opened again, because a flag of the descriptor would apply to all processes that share it.
     """
-    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
         with suppress(OSError):
-            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return descriptor

@@ -4,6 +4,7 @@ import json
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from iris_wsgi.wsgi.application import METHODS, UNMATCHED, Response
 
 OTHER = "other"
 MAX_PATH = 200
+# The maximum time between the end of a request and its log line while requests end.
+MAX_DELAY_SECONDS = 0.05
 
 
 class RequestSeries(NamedTuple):
@@ -56,6 +59,8 @@ class RequestObserver:
         self.known: dict[tuple[str, str, int], RequestSeries] = {}
         # The requests that are not counted yet, with the monotonic times of their beginning and end.
         self.answers: deque[tuple[RequestSeries, Response, str, TraceContext | None, float, float]] = deque()
+        # No request may end later without a flush. The first request after a flush sets it.
+        self.flush_at = -inf
         registry.collectors.append(self.write)
         log.write_requests = self.write
 
@@ -82,9 +87,18 @@ class RequestObserver:
     ) -> None:
         """Collects a request. `began` is a monotonic time."""
         series = self.known.get((method, route, response.status)) or self.series(method, path, route, response.status)
-        self.answers.append((series, response, request_id, context, began, monotonic()))
-        if not self.log.buffered:
-            self.write()
+        ended = monotonic()
+        self.answers.append((series, response, request_id, context, began, ended))
+        if ended > self.flush_at:
+            self.limit_delay(ended)
+
+    def limit_delay(self, ended: float) -> None:
+        """Writes the collected requests after the maximum delay, or at once if the log is not buffered."""
+        if self.log.buffered and self.flush_at == -inf:
+            self.flush_at = ended + MAX_DELAY_SECONDS
+            return
+        self.write()
+        self.log.flush()
 
     def flush(self) -> None:
         """Counts the collected requests and runs, and writes the log lines. The owner of a buffered log calls it at each turn."""
@@ -98,6 +112,7 @@ class RequestObserver:
             return
         offset = time() - monotonic()
         with self.lock:
+            self.flush_at = -inf
             for _ in range(len(answers)):
                 (requests, histogram, start), response, request_id, context, began, ended = answers.popleft()
                 seconds = ended - began

@@ -1,9 +1,11 @@
 """Deadlines: an expired request is not computed any further, and gets 504 in time."""
 
 import json
+import sys
 import threading
 import time
 from math import inf
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from predictors import of_arrays
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, WAITED_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model import predictor
 from iris_wsgi.model.predictor import PIECE_ROWS, RunWatchdog, within_deadline
-from iris_wsgi.model.session import load_model
+from iris_wsgi.model.session import RunOptions, load_model
 from iris_wsgi.wsgi.application import deadline_of
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
@@ -124,6 +126,206 @@ def test_the_watchdog_forgets_finished_runs():
     for _ in range(100):
         watchdog.run(lambda options: None, time.monotonic() + 60)
     assert watchdog.runs == {} and threading.active_count() <= before + 1
+
+
+class SteppedEvent:
+    """Event whose waiting thread continues when the test says so. `next_wait` is the time that the thread asks for."""
+
+    def __init__(self) -> None:
+        self.waits, self.steps, self.times_set = Queue(), Queue(), 0
+
+    def set(self) -> None:
+        self.times_set += 1
+
+    def clear(self) -> None:
+        pass
+
+    def wait(self, seconds) -> None:
+        self.waits.put(seconds)
+        self.steps.get()
+
+    def next_wait(self):
+        return self.waits.get(timeout=60)
+
+    def step(self):
+        """Wakes the thread. Returns the time that the thread asks for next."""
+        self.steps.put(None)
+        return self.next_wait()
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """Watchdog whose thread makes one step at a time, and its clock, which stands at 1000."""
+    now, watchdog = [1000.0], RunWatchdog()
+    watchdog.sooner = SteppedEvent()
+    monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
+    return watchdog, watchdog.sooner, now
+
+
+def test_the_thread_sleeps_until_the_earliest_deadline_and_without_end_if_nothing_runs(stepped):
+    watchdog, sleep, now = stepped
+    waits = watchdog.run(lambda _: [sleep.next_wait()], 1010.0)
+    assert sleep.times_set == 1
+    # The run has ended. The thread looks once at its deadline, and then sleeps.
+    now[0] = 1010.0
+    waits.append(sleep.step())
+
+    def inner(options):
+        sets = sleep.times_set
+        other = threading.Thread(target=watchdog.run, args=(lambda _: waits.append(sleep.times_set - sets), 1030.0))
+        other.start(), other.join()
+        other = threading.Thread(target=watchdog.run, args=(lambda _: waits.append(sleep.step()), 1015.0))
+        other.start(), other.join()
+        waits.append(sleep.step())
+        assert not options.terminate
+
+    watchdog.run(lambda options: (waits.append(sleep.step()), inner(options)), 1020.0)
+    # 10 s, no end, 10 s, no wake-up for a later deadline, 5 s for an earlier one, 10 s again.
+    assert waits == [10.0, None, 10.0, 0, 5.0, 10.0]
+    now[0] = 1020.0
+    assert sleep.step() is None and sleep.waits.empty()
+
+
+def test_only_runs_at_their_deadline_are_terminated(stepped):
+    watchdog, sleep, now = stepped
+    seen = []
+
+    def outer(options):
+        def inner(inner_options):
+            now[0] = 1009.9
+            sleep.step()
+            seen.append((options.terminate, inner_options.terminate))
+            now[0] = 1010.0
+            # The thread sleeps although the terminated run has not ended.
+            assert sleep.step() == 10.0
+            seen.append((options.terminate, inner_options.terminate))
+
+        other = threading.Thread(target=watchdog.run, args=(inner, 1010.0))
+        other.start(), other.join()
+
+    watchdog.run(lambda options: (sleep.next_wait(), outer(options)), 1020.0)
+    assert seen == [(False, False), (False, True)]
+    assert [options.terminate for options in watchdog.unused] == [False]
+
+
+def test_a_run_that_begins_while_the_thread_looks_at_the_others_is_not_forgotten(stepped):
+    watchdog, sleep, _ = stepped
+    watchdog.run(lambda _: sleep.next_wait(), 1005.0)
+    looking, compared, began, ended, wake = *(threading.Event() for _ in range(4)), watchdog.wake
+
+    class Runs(dict):
+        def values(self):
+            found = list(super().values())
+            looking.set()
+            # The new run is not in this list. It compares its deadline with the next wake-up before the thread continues.
+            assert compared.wait(60)
+            return found
+
+    watchdog.runs = Runs(watchdog.runs)
+    watchdog.wake = lambda at: (compared.set(), wake(at))
+    new = threading.Thread(target=watchdog.run, args=(lambda _: (compared.set(), began.set(), ended.wait(60)), 1010.0))
+    sleep.steps.put(None)
+    assert looking.wait(60)
+    new.start()
+    found = [sleep.next_wait(), began.wait(60), sleep.times_set, sleep.step()]
+    ended.set()
+    new.join()
+    assert found == [None, True, 2, 10.0]
+
+
+def test_a_run_is_listed_before_its_deadline_is_compared(stepped):
+    watchdog, sleep, now = stepped
+    watchdog.run(lambda _: sleep.next_wait(), 1005.0)
+    steps = []
+
+    class Runs(dict):
+        def __setitem__(self, key, value):
+            # The thread wakes at the old time, and finds nothing, just before the new run is listed.
+            now[0] = 1005.0
+            steps.append(sleep.step())
+            super().__setitem__(key, value)
+
+    watchdog.runs = Runs()
+    watchdog.run(lambda _: steps.append((watchdog.wakes_at, sleep.step())), 1010.0)
+    assert steps == [None, (1010.0, 5.0)]
+
+
+def test_a_run_ends_under_the_lock_so_that_its_options_are_not_terminated_after_it():
+    watchdog, held = RunWatchdog(), []
+
+    class Runs(dict):
+        def __delitem__(self, key):
+            held.append(watchdog.lock.locked())
+            super().__delitem__(key)
+
+    watchdog.runs = Runs()
+    watchdog.run(lambda _: None, time.monotonic() + 60)
+    assert held == [True]
+
+
+def test_a_deadline_in_a_million_years_does_not_end_the_thread(stepped):
+    watchdog, sleep, _ = stepped
+    waits = watchdog.run(lambda _: [sleep.next_wait()], 3e13)
+    # A longer time raises OverflowError.
+    assert threading.Lock().acquire(timeout=waits[0])
+    assert watchdog.run(lambda _: sleep.step(), 1010.0) == 10.0
+
+
+def test_a_system_without_a_free_thread_fails_one_run_only(monkeypatch):
+    watchdog, start = RunWatchdog(), threading.Thread.start
+
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        watchdog.run(lambda _: None, time.monotonic() + 60)
+    assert watchdog.runs == {}
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(DeadlineExceeded):
+        watchdog.run(until_terminated, time.monotonic() + 0.002)
+
+
+def until_terminated(options) -> None:
+    """Ends like a run of the session: with an error when it is terminated."""
+    happens(lambda: options.terminate, "the run is terminated")
+    raise RuntimeError("Exiting due to terminate flag being set to true.")
+
+
+def test_of_the_runs_of_many_threads_those_that_outlive_their_deadline_are_terminated(monkeypatch):
+    watchdog, created, ended, faults = RunWatchdog(), [], [], []
+    monkeypatch.setattr(predictor, "RunOptions", lambda options=RunOptions: created.append(options()) or created[-1])
+
+    def long_run(options):
+        if options.terminate:
+            faults.append("options of a terminated run")
+        until_terminated(options)
+
+    def work(k):
+        for i in range(200):
+            if (i + k) % 8 == 0:
+                try:
+                    watchdog.run(long_run, time.monotonic() + 0.001)
+                    faults.append("not terminated")
+                except DeadlineExceeded:
+                    ended.append(k)
+            elif watchdog.run(lambda options: [options.terminate for _ in range(50)][-1], time.monotonic() + 60 + i % 3):
+                faults.append("terminated before its deadline")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not faults and len(ended) == 4 * 25 and watchdog.runs == {}
+    # Options are used again, except those of terminated runs.
+    assert [options.terminate for options in watchdog.unused] == [False] * (len(created) - len(ended))
+    assert len(watchdog.unused) <= 4
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/label", "/predict/batch", "/v1/models/iris_svc:predict"])

@@ -1,11 +1,16 @@
 """Request ids and trace context: valid ids, and the log lines of all processes of a request."""
 
 import json
+import re
+import subprocess
+import sys
+import threading
 
 import pytest
 from http_clients import ROW, RawConnection, fetch, http_request, wait_until
+from project import ROOT
 
-from iris_wsgi.observability.trace_context import request_ids
+from iris_wsgi.observability.trace_context import RequestIdSequence, new_request_id, request_ids
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -82,6 +87,64 @@ def test_the_trace_state_continues_unchanged(state):
 def test_an_invalid_state_is_removed_and_the_trace_continues(state):
     found = ids(f"00-{TRACE}-{PARENT}-01", state)
     assert [name for name, _ in found.upstream_headers()] == ["X-Request-ID", "traceparent"]
+
+
+# Ids of requests without one
+
+
+def test_a_new_id_has_32_hexadecimal_digits_and_follows_the_ids_of_its_process():
+    first, second = new_request_id(), new_request_id()
+    assert re.fullmatch("[0-9a-f]{32}", first) and first[:20] == second[:20]
+    assert int(second[20:], 16) == int(first[20:], 16) + 1
+    other = RequestIdSequence()
+    assert other()[:20] not in (first[:20], RequestIdSequence()()[:20]) and other()[20:] == f"{2:012x}"
+
+
+@pytest.mark.parametrize("offered", [None, "", "a b", "x" * 65, "é", "a\n"])
+def test_a_request_without_a_valid_id_gets_a_new_one(offered):
+    found = request_ids({} if offered is None else {"HTTP_X_REQUEST_ID": offered}).request
+    assert int(found, 16) + 1 == int(new_request_id(), 16)
+
+
+def test_threads_never_share_an_id():
+    before, found = sys.getswitchinterval(), [[] for _ in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=lambda k=k: [found[k].append(new_request_id()) for _ in range(5000)]) for k in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len({one for share in found for one in share}) == 20_000
+
+
+def test_forked_processes_have_other_ids_than_their_parent_and_each_other():
+    program = """if True:
+        import os
+        from iris_wsgi.observability.trace_context import new_request_id
+        print(new_request_id(), flush=True)
+        for _ in range(3):
+            if not os.fork():
+                # A child of a child, too.
+                if not os.fork():
+                    print(new_request_id(), flush=True)
+                    os._exit(0)
+                os.wait()
+                print(new_request_id(), flush=True)
+                os._exit(0)
+            os.wait()
+        print(new_request_id(), flush=True)
+    """
+    given = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    first, *children, last = given
+    assert len(children) == 6 and len({first[:20], *(one[:20] for one in children)}) == 7
+    assert {one[20:] for one in children} == {f"{1:012x}"}
+    # The parent continues with its own ids.
+    assert int(last, 16) == int(first, 16) + 1
 
 
 # Several processes
