@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import pty
 import select
 import socket
 import subprocess
@@ -221,7 +220,7 @@ def descriptors(kind: str, path) -> tuple[int, int]:
     if kind == "null device":
         return -1, os.open(os.devnull, os.O_WRONLY)
     if kind == "terminal":
-        reader, writer = pty.openpty()
+        reader, writer = os.openpty()
         tty.setraw(writer)
         return reader, writer
     reader, writer = socket.socketpair()
