@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from kustomize_overlays import KUSTOMIZATIONS, MANIFESTS, NESTED_KUSTOMIZATIONS, Object, containers, kustomize, pods, template_of
 from optional_programs import require_program
+from project import ROOT
 
 README = (MANIFESTS / "README.md").read_text()
 NAMESPACE = "model-in-image"
@@ -270,6 +271,13 @@ def run(document: str, overlays: dict[str, list[Object]]) -> None:
 def test_every_command_finds_what_it_needs_from_the_commands_before_it(overlays):
     assert len(lines_of(README)) > 60
     run(README, overlays)
+
+
+def test_the_commands_of_the_first_page_find_what_they_need_too(overlays):
+    lines = [line.text for line in lines_of((ROOT / "README.md").read_text())]
+    ours = [line for line in lines if line.startswith(("bin/image ", "kubectl ", "minikube "))]
+    assert "kubectl apply -k manifests/web_single" in ours
+    run("```sh\n" + "\n".join(ours) + "\n```\n", overlays)
 
 
 def test_a_block_that_creates_a_secret_first_makes_sure_of_the_namespace():

@@ -190,6 +190,9 @@ def test_a_promotion_replaces_the_pod_of_the_canary_first_and_removes_the_canary
     result = canary.run("promote")
     assert result.returncode == 0, result.stderr
     assert (canary.image_of(DEPLOYMENT), canary.ready(DEPLOYMENT)) == (image, 9)
+    patches = [words[2] for words in canary.cluster.events if words[:2] == ("patch", DEPLOYMENT)]
+    assert patches[0] == '{"spec": {"replicas": 9}}' and image in patches[1] and len(patches) == 2
+    assert canary.position("ready", DEPLOYMENT, "9") < canary.position("patch", DEPLOYMENT, patches[1])
     assert canary.cluster.events[-2][:2] == ("delete", f"{DEPLOYMENT}-canary")
     assert canary.cluster.events[-1][:2] == ("patch", HPA)
     assert canary.range_of(HPA) == (2, 10)
