@@ -84,6 +84,7 @@ class Cluster:
         for key in ("updatedReplicas", "availableReplicas"):
             status[key] = min(status[key], item["spec"]["replicas"])
         status["replicas"] = max(status["updatedReplicas"], 1)
+        status.pop("conditions", None)
 
     def step(self, name: str) -> bool:
         """Makes one more pod of a Deployment ready. Returns whether one became ready."""
@@ -91,7 +92,10 @@ class Cluster:
             item = self.objects["Deployment", name]
             ready, wanted = item["status"]["availableReplicas"], item["spec"]["replicas"]
             image = item["spec"]["template"]["spec"]["containers"][0]["image"]
-            if ready >= min(wanted, self.room) or image in self.broken:
+            if image in self.broken:
+                item["status"]["conditions"] = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]
+                return False
+            if ready >= min(wanted, self.room):
                 return False
             item["status"] |= dict.fromkeys(("updatedReplicas", "availableReplicas", "replicas"), ready + 1)
             self.version += 1
@@ -224,11 +228,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"kind": f"{kind}List", "apiVersion": version, "metadata": metadata, "items": items})
 
     def watch(self, name: str) -> None:
-        """Sends an event for each pod that becomes ready, and then nothing until the client closes the connection."""
+        """Sends an event for each pod that becomes ready, and for the end of progress. Then waits until the client leaves."""
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
-        while self.cluster.step(name):
+        progress = True
+        while progress:
+            progress = self.cluster.step(name)
             event = {"type": "MODIFIED", "object": self.cluster.get("Deployment", name)}
             self.wfile.write(json.dumps(event).encode() + b"\n")
         self.wfile.flush()
