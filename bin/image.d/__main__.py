@@ -1,4 +1,4 @@
-"""The commands of bin/image: build, report, verify, sbom, compare, lock."""
+"""The commands of bin/image: build, report, verify, sbom, save, compare, lock."""
 
 import argparse
 import json
@@ -38,7 +38,7 @@ def main() -> int:
     for name, run in COMMANDS.items():
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
-        if run in (build, print_report, verify, write_sbom):
+        if run in (build, print_report, verify, write_sbom, save):
             command.add_argument(
                 "--target",
                 choices=tuple(TARGETS),
@@ -52,6 +52,8 @@ def main() -> int:
             )
         if run is write_sbom:
             command.add_argument("--out", type=Path, help="the file to write (default dist/sbom.cdx.json)")
+        if run is save:
+            command.add_argument("--out", type=Path, help="the file to write (default dist/image.tar, or dist/image-TARGET.tar)")
         if run is compare_with_tutorial:
             command.add_argument("--rounds", type=int, default=7, help="how many times to start each image (default 7)")
     options = parser.parse_args()
@@ -146,6 +148,16 @@ def write_sbom(options: argparse.Namespace) -> int:
     return 0
 
 
+def save(options: argparse.Namespace) -> int:
+    """write the image as an archive that clusters load, under the name in the manifests"""
+    out = options.out or ROOT / "dist" / ("image.tar" if options.target == "default" else f"image-{options.target}.tar")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = container_engine.full_name(tag_of(options))
+    archive.write_normalized(options.tool, tag_of(options), name, out)
+    print(f"{out} {name}")
+    return 0
+
+
 def compare_with_tutorial(options: argparse.Namespace) -> int:
     """start this image and that of the usual tutorial in turn; compare size, time to the first response, and memory"""
     return compare.main(options.tool, ROOT, IMAGE, options.rounds)
@@ -162,6 +174,7 @@ COMMANDS = {
     "report": print_report,
     "verify": verify,
     "sbom": write_sbom,
+    "save": save,
     "compare": compare_with_tutorial,
     "lock": lock,
 }

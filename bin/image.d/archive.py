@@ -11,7 +11,9 @@ from typing import IO, Any, NamedTuple
 
 import container_engine
 
+# Time of an image without the label below. A plain `docker build` does not set it.
 EPOCH = "1970-01-01T00:00:00Z"
+CREATED_LABEL = "org.opencontainers.image.created"
 
 
 class File(NamedTuple):
@@ -61,32 +63,43 @@ def normalize(tool: str, tag: str) -> str:
     Builders note there the names of their containers and of what they built before, which no two builds share.
     """
     with tempfile.TemporaryDirectory() as folder:
-        built, normalized = Path(folder) / "built.tar", Path(folder) / "normalized.tar"
+        normalized = Path(folder) / "normalized.tar"
+        image_id = write_normalized(tool, tag, tag, normalized)
+        container_engine.load(tool, normalized)
+    return image_id
+
+
+def write_normalized(tool: str, tag: str, name: str, file: Path) -> str:
+    """Writes an archive of the image with the normalized configuration under another name, and returns the id of the image."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "built.tar"
         container_engine.save(tool, tag, built)
-        with tarfile.open(built) as old, tarfile.open(normalized, "w") as new:
+        with tarfile.open(built) as old, tarfile.open(file, "w") as new:
             manifest = json.loads(content(old, "manifest.json"))[0]
             new_config = runtime_config(json.loads(content(old, manifest["Config"])))
             layers = [f"{digest.removeprefix('sha256:')}.tar" for digest in new_config["rootfs"]["diff_ids"]]
             config = json.dumps(new_config, sort_keys=True).encode()
-            for name, source in zip(layers, manifest["Layers"], strict=True):
-                add(new, name, old.getmember(source).size, old.extractfile(source))
+            for layer, source in zip(layers, manifest["Layers"], strict=True):
+                add(new, layer, old.getmember(source).size, old.extractfile(source))
             digest = sha256(config).hexdigest()
-            name = f"{digest}.json"
-            listed = json.dumps([{"Config": name, "RepoTags": [tag], "Layers": layers}]).encode()
-            add(new, name, len(config), BytesIO(config))
+            listed = json.dumps([{"Config": f"{digest}.json", "RepoTags": [name], "Layers": layers}]).encode()
+            add(new, f"{digest}.json", len(config), BytesIO(config))
             add(new, "manifest.json", len(listed), BytesIO(listed))
-        container_engine.load(tool, normalized)
     return f"sha256:{digest}"
 
 
 def runtime_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of a configuration that runs the image (the required fields of the OCI specification, and `config`)."""
+    """Returns the part of a configuration that runs the image (the required fields of the OCI specification, and `config`).
+
+    The image was created at the time in its label, that of the commit.
+    """
     kept = ("Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "StopSignal", "User")
-    history = [{"created": EPOCH, "created_by": "the Dockerfile"} for _ in config["rootfs"]["diff_ids"]]
+    created = (config["config"].get("Labels") or {}).get(CREATED_LABEL, EPOCH)
+    history = [{"created": created, "created_by": "the Dockerfile"} for _ in config["rootfs"]["diff_ids"]]
     return {
         "architecture": config["architecture"],
         "os": config["os"],
-        "created": EPOCH,
+        "created": created,
         "config": {key: config["config"][key] for key in kept if config["config"].get(key)},
         "rootfs": config["rootfs"],
         "history": history,

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def labels(root: Path, model: Path) -> dict[str, str]:
     seal = sha256((model / "golden.json").read_bytes()).hexdigest()
     version = re.search(r'__version__ = "(.+)"', (root / "iris_wsgi/__init__.py").read_text())
     return {
+        "org.opencontainers.image.created": commit_time(root),
         "org.opencontainers.image.version": version[1] if version else "unknown",
         "org.opencontainers.image.revision": revision(root),
         "iris-wsgi.model.digest": manifest_digest(model),
@@ -78,6 +80,25 @@ def revision(root: Path) -> str:
         return "unknown"
     changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True).stdout
     return head.stdout.strip() + ("-changed" if changed else "")
+
+
+def commit_time(root: Path) -> str:
+    """Returns the time of the commit in UTC. Without a commit it is the start of 1970: no build depends on the clock."""
+    head = subprocess.run(["git", "-C", str(root), "log", "-1", "--format=%ct"], capture_output=True, text=True)
+    seconds = int(head.stdout) if head.returncode == 0 else 0
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def full_name(tag: str) -> str:
+    """Returns the name under which a cluster looks for an image.
+
+    docker omits the registry, and podman and buildah write localhost.
+    """
+    tag = tag.removeprefix("localhost/")
+    first, slash, _ = tag.partition("/")
+    if slash and ("." in first or ":" in first):
+        return tag
+    return f"docker.io/{tag}" if slash else f"docker.io/library/{tag}"
 
 
 def save(tool: str, tag: str, file: Path) -> None:

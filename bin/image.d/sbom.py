@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from email.parser import BytesHeaderParser
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -16,14 +16,14 @@ from packageurl import PackageURL
 
 
 def text(tag: str, image: Image) -> str:
-    """Returns the document. It is the same for the same image, so its time is 1970 and its number comes from the id."""
+    """Returns the document. It is the same for the same image, so its time and its number come from the image."""
     labels = image.config["config"]["Labels"]
     name, _, version = tag.partition(":")
     bom = Bom(
         components=[*debian(image), *wheels(image), *browsers(image), *own(image, labels)],
         serial_number=uuid5(NAMESPACE_URL, image.id),
     )
-    bom.metadata.timestamp = datetime.fromtimestamp(0, UTC)
+    bom.metadata.timestamp = datetime.fromisoformat(image.config["created"])
     bom.metadata.component = Component(name=name, version=version, type=ComponentType.CONTAINER, bom_ref="image")
     bom.metadata.properties.add(Property(name="image.id", value=image.id))
     bom.register_dependency(bom.metadata.component, bom.components)

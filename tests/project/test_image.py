@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
@@ -260,6 +261,17 @@ def test_the_labels_and_the_configuration_describe_the_image(image):
     assert config["Healthcheck"]["Test"][:2] == ["CMD", "/usr/bin/python3.13"]
     assert config["Labels"]["iris-wsgi.model.digest"] == f"sha256:{model['files'][model['model']]}"
     assert config["Labels"]["org.opencontainers.image.version"] and config["Labels"]["org.opencontainers.image.revision"]
+    assert image.config["created"] == config["Labels"]["org.opencontainers.image.created"] == container_engine.commit_time(ROOT)
+
+
+def test_the_archive_for_a_cluster_is_the_same_image_under_the_name_in_the_manifests(runner, image, tmp_path):
+    out = tmp_path / "image.tar"
+    result = subprocess.run([BIN, "save", "--out", out], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{out} docker.io/library/model-in-image-pattern:v1.0\n"
+    with tarfile.open(out) as file:
+        (manifest,) = json.load(file.extractfile("manifest.json"))
+    assert manifest["RepoTags"] == ["docker.io/library/model-in-image-pattern:v1.0"]
+    assert manifest["Config"] == f"{image.id.removeprefix('sha256:')}.json"
 
 
 def test_there_is_no_shell_no_package_manager_and_no_source(image):

@@ -2,15 +2,17 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from optional_programs import require_program
+from optional_programs import require_program, skip_or_fail
 from packed_models import write_model
 from project import MODEL, ROOT
 
@@ -19,6 +21,7 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import manifest_digest
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
+import archive
 import container_engine
 import imports
 import lockfile
@@ -41,8 +44,9 @@ def test_the_default_labels_have_the_values_of_this_version_and_model():
     assert result["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
     assert f"ARG MODEL_SEAL={result['iris-wsgi.model.seal']}\n" in DOCKERFILE
     plain_labels = container_engine.labels(ROOT, MODEL)
-    assert {name: result[name] for name in plain_labels if "revision" not in name} == {
-        n: v for n, v in plain_labels.items() if "revision" not in n
+    of_the_commit = {"org.opencontainers.image.revision", "org.opencontainers.image.created"}
+    assert {name: value for name, value in result.items() if name in plain_labels.keys() - of_the_commit} == {
+        name: value for name, value in plain_labels.items() if name not in of_the_commit
     }
 
 
@@ -116,6 +120,66 @@ def test_the_labels_of_the_image_are_those_of_the_user_s_model(tmp_path):
     labels = container_engine.labels(ROOT, own)
     assert labels["iris-wsgi.model.digest"] == manifest_digest(own)
     assert labels["iris-wsgi.model.seal"] == f"sha256:{sha256((own / 'golden.json').read_bytes()).hexdigest()}"
+
+
+def test_the_time_of_the_image_is_that_of_the_commit_whenever_it_is_built(tmp_path):
+    assert container_engine.commit_time(tmp_path) == archive.EPOCH
+    date = {"GIT_AUTHOR_DATE": "2020-01-01T00:00:00+00:00", "GIT_COMMITTER_DATE": "2026-11-29T17:00:01+01:00"}
+    names = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
+    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "Test"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, env=os.environ | date | names)
+    assert container_engine.commit_time(tmp_path) == "2026-11-29T16:00:01Z"
+    assert container_engine.labels(ROOT, MODEL)["org.opencontainers.image.created"] == container_engine.commit_time(ROOT)
+
+
+@pytest.fixture
+def small_image(tmp_path):
+    """Builds an image of one file with a tool, and returns its name."""
+    made = []
+
+    def build(tool: str) -> str:
+        require_program(tool)
+        if subprocess.run([tool, "info"], capture_output=True).returncode:
+            skip_or_fail(f"{tool} does not work here")
+        (tmp_path / "file").write_text("content")
+        (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY file /file\n")
+        name = f"iris-wsgi-test-{tool}:small"
+        label = f"{archive.CREATED_LABEL}=2026-11-29T16:00:01Z"
+        command = [tool, "build", "--format", "docker", "--timestamp", "0", "--label", label, "--tag", name, str(tmp_path)]
+        subprocess.run(command, check=True, capture_output=True)
+        made.append((tool, name))
+        return name
+
+    yield build
+    for tool, name in made:
+        subprocess.run([tool, "rmi", "--force", name], capture_output=True)
+
+
+@pytest.mark.parametrize("tool", ["podman", "buildah"])
+def test_an_archive_for_a_cluster_has_the_name_of_the_manifests_and_the_time_of_the_commit(small_image, tmp_path, tool):
+    name = small_image(tool)
+    image_id = archive.normalize(tool, name)
+    full_name = container_engine.full_name(f"localhost/{name}")
+    assert archive.write_normalized(tool, name, full_name, tmp_path / "image.tar") == image_id
+    with tarfile.open(tmp_path / "image.tar") as file:
+        (manifest,) = json.load(file.extractfile("manifest.json"))
+        config = json.load(file.extractfile(manifest["Config"]))
+    assert manifest["RepoTags"] == [f"docker.io/library/iris-wsgi-test-{tool}:small"]
+    assert {config["created"], *(layer["created"] for layer in config["history"])} == {"2026-11-29T16:00:01Z"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("model:v1", "docker.io/library/model:v1"),
+        ("localhost/model:v1", "docker.io/library/model:v1"),
+        ("team/model:v1", "docker.io/team/model:v1"),
+        ("registry.example/model:v1", "registry.example/model:v1"),
+        ("localhost:5000/model:v1", "localhost:5000/model:v1"),
+    ],
+)
+def test_a_cluster_finds_an_image_whichever_tool_named_it(tag, name):
+    assert container_engine.full_name(tag) == name
 
 
 def test_a_user_s_model_needs_a_name_of_the_image():

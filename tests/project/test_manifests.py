@@ -503,14 +503,40 @@ def test_the_grace_periods_add_up(objects):
             assert allowed_seconds >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
 
 
+# Working sets of pods under load, in MiB. The comment in base/deployment.yml says how they were measured.
+WORKING_SETS = {"web_single": 26, "asynchronous": 36}
+
+
 def test_memory_and_cpu_fit_the_measurements_of_the_benchmark(objects):
     for template in our_servers(objects):
         for container in containers(template):
-            assert request(container, "memory") == limit(container, "memory")
+            assert 1.5 < request(container, "memory") / (max(WORKING_SETS.values()) * 2**20) < 2
             assert 1.5 < limit(container, "memory") / (benchmark("after load MB") * 1e6) < 5
-            # The comment in base/deployment.yml says about 3,000.
-            assert 2000 < request(container, "cpu") / (benchmark("CPU µs") * 1e-6) < 5000
+            # The comment in base/deployment.yml says about 3,000. With four Deployments on two CPUs it is a third of that.
+            assert 500 < request(container, "cpu") / (benchmark("CPU µs") * 1e-6) < 5000
             assert request(container, "cpu") <= limit(container, "cpu")
+
+
+def test_the_comments_on_resources_have_the_measured_values():
+    for name in ("deployment", "hpa"):
+        text = (MANIFESTS / f"base/{name}.yml").read_text()
+        assert f"{WORKING_SETS['web_single']} MiB (web_single) to {WORKING_SETS['asynchronous']} MiB (jobs)" in text
+    assert "241 MiB (SECURITY.md)" in (MANIFESTS / "base/deployment.yml").read_text()
+    # The process, bodies, responses, and 16 threads with parsed documents.
+    assert 65 + 2 * 8 + 16 * 40 * 0.25 == 241 < 256
+
+
+def test_horizontal_fits_two_cpus_with_a_surge_of_each_deployment(rendered):
+    # The pods of minikube itself and the metrics-server request 850m, and calico 250m more.
+    deployments = our_deployments(rendered["horizontal"])
+    assert len(deployments) == 4
+    requested = sum(
+        (min_pods(deployment, rendered["horizontal"]) + deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"])
+        * request(container, "cpu")
+        for deployment in deployments
+        for container in containers(deployment["spec"]["template"])
+    )
+    assert requested <= 2 - 0.85 - 0.25
 
 
 def test_the_cpu_limit_gives_one_worker_like_in_the_row_of_the_benchmark(objects, tmp_path):
@@ -541,9 +567,13 @@ def test_the_autoscaler_adds_a_pod_before_a_process_is_busy_and_none_for_an_idle
             for metric in hpa["spec"]["metrics"]
         }
         assert set(expected) == {"cpu", "memory"}
+        # The comments in base/hpa.yml and horizontal: the same CPU for each pod, and three quarters of the limit of memory.
+        assert expected["cpu"] * request(container, "cpu") == pytest.approx(0.175, rel=0.01)
+        assert expected["memory"] * request(container, "memory") == 0.75 * limit(container, "memory")
         # The autoscaler adds a pod at 10 % above the target, and removes one at 10 % below it.
-        assert benchmark("after load MB") * 1e6 / request(container, "memory") < 0.9 * expected["memory"]
-        assert expected["memory"] < 1
+        threshold = expected["memory"] * request(container, "memory")
+        assert benchmark("after load MB") * 1e6 < 0.9 * threshold
+        assert 1.1 * threshold < limit(container, "memory")
         assert 1.1 * expected["cpu"] * request(container, "cpu") < limit(container, "cpu")
         assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 10)
         assert set(hpa["spec"]["behavior"]) == {"scaleUp", "scaleDown"}
@@ -679,7 +709,7 @@ def test_replicas_are_set_only_without_an_autoscaler(objects):
         assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
 
 
-def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
+def test_every_disruption_budget_allows_one_eviction_while_all_pods_are_ready(objects):
     for budget in of_kind(objects, "PodDisruptionBudget"):
         replicas = min(
             min_pods(obj, objects) for obj in of_kind(objects, "Deployment") if selects(budget, obj["spec"]["template"])
@@ -1481,6 +1511,8 @@ def test_the_readme_names_the_existing_directories():
 
 def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_names_existing_files(rendered):
     applied = {found[1] for line in COMMANDS if (found := re.match(r"kubectl apply -k manifests/(\S+)$", line))}
+    # The script applies the overlay that changes the Service.
+    applied |= {f"release/to_{found[1]}" for line in COMMANDS if (found := re.match(r"manifests/release/switch (\w+)$", line))}
     assert applied == set(OVERLAYS) - {"base"}
     short = {"hpa": "HorizontalPodAutoscaler", "service": "Service", "deployment": "Deployment"}
     short |= {"cronjob": "CronJob", "job": "Job", "pod": "Pod"}
@@ -1491,14 +1523,18 @@ def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_n
     ]
     assert len(found) > 8
     assert set(found) <= names
-    images = {
-        container["image"] for objects in rendered.values() for template in pods(objects) for container in containers(template)
-    }
-    assert {line.split()[-1] for line in COMMANDS if line.startswith("minikube image load ")} <= images
+    # tests/project/test_manifest_commands.py checks that they are the images of the overlays.
+    archives = {line.split()[-1] for line in COMMANDS if line.startswith("minikube image load ")}
+    assert archives == {"dist/image.tar", "dist/image-full.tar", "dist/image-edge.tar"}
     (port,) = only(rendered["base"], "Service")["spec"]["ports"]
     assert re.findall(r"\$\(minikube ip\):(\d+)/", "\n".join(COMMANDS)) == [str(port["nodePort"])]
-    assert {line for line in COMMANDS if "kubectl" in line and " -n " not in line} == {
-        line for line in COMMANDS if line.startswith("kubectl apply -k manifests/")
+    without_namespace = (
+        "kubectl apply -k manifests/",
+        "kubectl apply -f manifests/base/namespace.yml",
+        "kubectl create namespace ",
+    )
+    assert {line for line in COMMANDS if line.startswith("kubectl ") and not line.startswith("kubectl -n ")} == {
+        line for line in COMMANDS if line.startswith(without_namespace)
     }
 
 

@@ -21,8 +21,8 @@ OTHER_PLACES = {
         "bin/serve is the server of all other commands, and .ci/run runs these tests with bin/test",
     ),
     "cluster": (
-        r"\b(kubectl|minikube) ",
-        "there is no cluster: tests/project/test_manifests.py checks every path and name in them",
+        r"\b(kubectl|minikube) |^manifests/release/",
+        "there is no cluster: tests/project/test_manifest_commands.py checks what they need, and in which order",
     ),
     "copy": (r"^sed -i .* manifests/", "tests/project/test_manifests.py runs it on a copy of the manifests"),
     "pack": (
