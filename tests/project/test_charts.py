@@ -2,12 +2,24 @@
 
 import json
 import re
+import shlex
+import tarfile
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import yaml
 from custom_resources import errors_in, is_custom
-from helm_charts import CHART, ChartError, Release, lint_chart, render_files, render_release, render_releases
+from helm_charts import (
+    CHART,
+    ChartError,
+    Release,
+    lint_chart,
+    package_chart,
+    render_files,
+    render_release,
+    render_releases,
+)
 from kustomize_overlays import (
     KUBERNETES,
     MANIFESTS,
@@ -75,7 +87,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "service": {"service": {"type": "ClusterIP"}},
     "nodePort": {"service": {"nodePort": 31080}},
-    "env": {"env": {"IRIS_DEADLINE_MS": 500, "IRIS_DRAIN_SECONDS": "12"}},
+    "env": {"env": {"IRIS_DEADLINE_MS": "500", "IRIS_DRAIN_SECONDS": 12.5, "IRIS_MAX_BODY_BYTES": 4194304}},
     "pod": {"pod": {"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "registry"}]}, "podAnnotations": {"a": "b"}},
     "token": {"token": {"enabled": True, "secret": "our-tokens"}},
     "redis": {"role": "sync_async", "redis": {"secret": "our-redis"}},
@@ -278,7 +290,8 @@ def test_resources_and_targets_replace_those_of_the_base_and_no_others(charts, e
 def test_settings_and_fields_of_the_pod_are_added(example):
     (container,) = containers(example("env", "Deployment")["spec"]["template"])
     settings = settings_of(container)
-    assert (settings.deadline_ms, settings.drain_seconds, settings.role) == (500, 12, "web_single")
+    assert (settings.deadline_ms, settings.drain_seconds, settings.max_body_bytes) == (500, 12.5, 4194304)
+    assert settings.role == "web_single"
     template = example("pod", "Deployment")["spec"]["template"]
     assert template["spec"]["nodeSelector"] == {"disk": "ssd"} and template["spec"]["imagePullSecrets"] == [{"name": "registry"}]
     assert {"a": "b", "prometheus.io/scrape": "true"}.items() <= template["metadata"]["annotations"].items()
@@ -333,6 +346,16 @@ def test_the_operator_finds_the_monitor_by_its_label_and_the_interval_is_that_of
     assert {obj["metadata"]["labels"]["app.kubernetes.io/instance"] for obj in services} == set(instances["values"])
 
 
+def test_the_package_has_the_objects_of_the_folder_and_neither_the_sample_secret_nor_the_documents(tmp_path):
+    package = package_chart(tmp_path)
+    releases = [Release({"role": role}) for role in CHART_ROLES]
+    assert render_files(releases, package) == render_files(releases)
+    with tarfile.open(package) as archive:
+        names = archive.getnames()
+    assert "model-in-image/manifests/base/deployment.yml" in names
+    assert not [name for name in names if "secret" in name or name.endswith(("manifests/README.md", "dashboard.json"))]
+
+
 # Two releases
 
 
@@ -372,6 +395,27 @@ def test_the_notes_name_objects_and_secrets_of_the_release():
     assert {"model-in-image-redis", "model-in-image-tokens"} <= set(
         re.findall(r"Secret (\S+?)\.? ?(?:$|exists)", jobs, re.MULTILINE)
     )
+
+
+def test_the_commands_of_the_readme_have_valid_values():
+    text = "\n".join(re.findall(r"^```sh\n(.*?)^```$", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL))
+    commands = [shlex.split(line) for line in text.splitlines() if line]
+    assert {words[0] for words in commands} == {"helm", "kubectl"}
+    releases = []
+    for words in (words for words in commands if words[0] == "helm"):
+        assert words[2:4] == ["model-in-image", "charts/model-in-image"] and words[4:6] == ["--namespace", "model-in-image"]
+        values: dict[str, Any] = {}
+        for option, argument in pairwise(words):
+            if option in ("--set", "--set-json"):
+                path, _, value = argument.partition("=")
+                *way, last = path.split(".")
+                parent = values
+                for step in way:
+                    parent = parent.setdefault(step, {})
+                parent[last] = json.loads(value) if option == "--set-json" else value
+        releases.append(Release(values))
+    assert len(releases) == 4
+    assert all(render_releases(releases))
 
 
 def test_the_readme_of_the_chart_names_every_value():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -34,6 +35,13 @@ import helm_python
 path, all_values, version = json.load(sys.stdin)
 print(json.dumps([helm_python.lint(path, values, strict=True, kube_version=version) for values in all_values]))
 """
+PACKAGE = """
+import json, sys
+import helm_python
+
+path, folder = json.load(sys.stdin)
+print(json.dumps([helm_python.package(path, destination=folder)]))
+"""
 
 
 class Release(NamedTuple):
@@ -48,7 +56,7 @@ class ChartError(Exception):
     """Helm does not render the chart with these values."""
 
 
-def run_helm(script: str, *arguments: Any) -> list[dict]:
+def run_helm(script: str, *arguments: Any) -> list[Any]:
     """Runs a script with Helm, which reads its arguments from standard input and prints a list."""
     require_package("helm_python", "chart")
     command = [sys.executable, "-W", "error", "-c", script]
@@ -57,9 +65,9 @@ def run_helm(script: str, *arguments: Any) -> list[dict]:
     return json.loads(result.stdout)
 
 
-def render_files(releases: list[Release]) -> list[dict[str, str]]:
+def render_files(releases: list[Release], chart: Path = CHART) -> list[dict[str, str]]:
     """Returns the text of each rendered file, for each release. Raises ChartError."""
-    results = run_helm(RENDER, str(CHART), releases)
+    results = run_helm(RENDER, str(chart), releases)
     for result in results:
         if "error" in result:
             raise ChartError(result["error"])
@@ -76,6 +84,12 @@ def render_releases(releases: list[Release]) -> list[list[Object]]:
 
 def render_release(values: dict[str, Any], name: str = "model-in-image", namespace: str = "model-in-image") -> list[Object]:
     return render_releases([Release(values, name, namespace)])[0]
+
+
+def package_chart(folder: Path) -> Path:
+    """Writes the archive of `helm package` to a folder, and returns its path."""
+    (path,) = run_helm(PACKAGE, str(CHART), str(folder))
+    return Path(path)
 
 
 def lint_chart(all_values: list[dict[str, Any]], kubernetes: str) -> list[dict]:

@@ -41,6 +41,11 @@ gateway:
 {{- end -}}
 {{- end -}}
 
+{{/* Returns a value as text. Helm reads whole numbers as floating-point numbers, and prints large ones with an exponent. */}}
+{{- define "model-in-image.text" -}}
+{{- if kindIs "float64" . }}{{ ternary (toString (int64 .)) (toString .) (eq (floor .) .) }}{{ else }}{{ toString . }}{{ end -}}
+{{- end -}}
+
 {{/* Applies the values to a Deployment: dict top, object, values, variant, tag, server. */}}
 {{- define "model-in-image.deployment" -}}
 {{- $top := .top -}}
@@ -51,7 +56,8 @@ gateway:
 {{- with $top.Values.image.pullPolicy }}{{ $_ := set $container "imagePullPolicy" . }}{{ end -}}
 {{- include "model-in-image.merge" (list $container (dict "resources" (.values.resources | default dict))) -}}
 {{- range $name, $value := $top.Values.env -}}
-{{- include "model-in-image.merge" (list $container (dict "env" (list (dict "name" $name "value" (toString $value))))) -}}
+{{- $variable := dict "name" $name "value" (include "model-in-image.text" $value) -}}
+{{- include "model-in-image.merge" (list $container (dict "env" (list $variable))) -}}
 {{- end -}}
 {{- include "model-in-image.merge" (list $pod $top.Values.pod) -}}
 {{- include "model-in-image.merge" (list $spec.template.metadata (dict "annotations" $top.Values.podAnnotations)) -}}
@@ -83,7 +89,7 @@ gateway:
 {{- $variant := "" -}}
 {{- range $path := $arguments.kustomizations -}}
 {{- $text := include "model-in-image.read" (list $top (printf "%s/kustomization.yml" $path)) -}}
-{{- with $arguments.models }}{{ $text = replace "models-1" (printf "models-%v" .) $text }}{{ end -}}
+{{- with $arguments.models }}{{ $text = replace "models-1" (printf "models-%s" (include "model-in-image.text" .)) $text }}{{ end -}}
 {{- $kustomization := fromYaml $text -}}
 {{- include "model-in-image.kustomize" (list $object $kustomization) -}}
 {{- range $kustomization.images }}{{ $variant = .newTag }}{{ end -}}
