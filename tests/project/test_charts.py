@@ -87,6 +87,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "service": {"service": {"type": "ClusterIP"}},
     "nodePort": {"service": {"nodePort": 31080}},
+    "egress": {"role": "prep", "egress": [{"ports": [{"protocol": "TCP", "port": 6432}]}]},
+    "egress of a role that calls nothing": {"egress": [{"ports": [{"protocol": "TCP", "port": 6379}]}]},
     "env": {"env": {"IRIS_DEADLINE_MS": "500", "IRIS_DRAIN_SECONDS": 12.5, "IRIS_MAX_BODY_BYTES": 4194304}},
     "pod": {"pod": {"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "registry"}]}, "podAnnotations": {"a": "b"}},
     "token": {"token": {"enabled": True, "secret": "our-tokens"}},
@@ -304,6 +306,19 @@ def test_the_secrets_of_the_values_are_those_of_the_pods(charts):
                 r'"(?:secretName|name)": "(our-\w+|model-in-image-(?:tokens|redis|postgres))"', json.dumps(template)
             )
             assert found and set(found) == {secret}
+
+
+def test_additional_egress_is_for_the_server_and_not_for_its_models(charts, example):
+    ports = {
+        obj["metadata"]["name"]: [port["port"] for rule in obj["spec"].get("egress", ()) for port in rule["ports"]]
+        for obj in of_kind(charts["egress"], "NetworkPolicy")
+    }
+    assert ports == {
+        "model-in-image-networkpolicy": [53, 53, 8000, 6432],
+        "model-in-image-networkpolicy-models-1-pred": [],
+    }
+    (rule,) = example("egress of a role that calls nothing", "NetworkPolicy")["spec"]["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 6379}]
 
 
 def test_a_service_without_a_port_on_the_nodes_has_none(example):

@@ -80,7 +80,10 @@ gateway:
 {{- end -}}
 {{- end -}}
 
-{{/* Prints the objects of one Deployment: dict top, values, tag, kustomizations, models (the release of models, or ""). */}}
+{{/*
+Prints the objects of one Deployment: dict top, values, tag, kustomizations, models (the release of models, or ""), public
+(whether clients reach it), calls (whether the additional egress is for it).
+*/}}
 {{- define "model-in-image.component" -}}
 {{- $arguments := . -}}
 {{- $top := .top -}}
@@ -101,6 +104,9 @@ gateway:
 {{- if not $arguments.values.autoscaling.enabled }}{{ $_ := set $object "deleted" true }}{{ end -}}
 {{- else if and (eq $file "service") $arguments.public -}}
 {{- include "model-in-image.service" (list $object $top.Values.service) -}}
+{{- end -}}
+{{- if and (eq $file "networkpolicy") $arguments.calls $top.Values.egress -}}
+{{- $_ := set $object.spec "egress" (concat ($object.spec.egress | default list) $top.Values.egress) -}}
 {{- end -}}
 {{- if not $object.deleted }}
 ---
