@@ -337,6 +337,14 @@ def test_two_releases_of_models_run_side_by_side_and_the_gateway_calls_the_last_
     assert limits.pop("model-in-image-hpa") == 10 and set(limits.values()) == {5}
 
 
+def test_a_digest_is_for_the_new_models_and_the_old_ones_keep_their_tag():
+    releases = [{"name": 1, "tag": "v1.0"}, {"name": 2}]
+    objects = render_release({"role": "prep", **EXAMPLES["digest"], "models": {"releases": releases}})
+    images = {obj["metadata"]["name"]: containers(obj["spec"]["template"])[0]["image"] for obj in of_kind(objects, "Deployment")}
+    assert images.pop("model-in-image-deployment-models-1-pred") == "model-in-image-pattern:v1.0"
+    assert set(images.values()) == {f"model-in-image-pattern@sha256:{'a' * 64}"} and len(images) == 2
+
+
 def test_a_host_name_without_a_secret_has_no_tls_and_a_route_without_host_names_has_those_of_its_gateway(example):
     ingress = example("ingress", "Ingress")
     assert "tls" not in ingress["spec"] and ingress["spec"]["ingressClassName"] == "nginx"

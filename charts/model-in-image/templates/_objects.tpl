@@ -32,7 +32,8 @@ gateway:
 {{/* Returns the image: list $ TAG-OF-THE-MANIFESTS TAG. The variant of the manifests (-full, -edge) is added to the tag. */}}
 {{- define "model-in-image.image" -}}
 {{- $image := (index . 0).Values.image -}}
-{{- if $image.digest -}}
+{{/* The tag of a release of models is that of an earlier image. */}}
+{{- if and $image.digest (not (index . 2)) -}}
 {{- printf "%s@%s" $image.repository $image.digest -}}
 {{- else -}}
 {{- $variant := regexFind "-(full|edge)$" (index . 1) -}}
@@ -46,7 +47,7 @@ gateway:
 {{- if kindIs "float64" . }}{{ ternary (toString (int64 .)) (toString .) (eq (floor .) .) }}{{ else }}{{ toString . }}{{ end -}}
 {{- end -}}
 
-{{/* Applies the values to a Deployment: dict top, object, values, variant, tag, server. */}}
+{{/* Applies the values to a Deployment: dict top, object, values, variant, tag. */}}
 {{- define "model-in-image.deployment" -}}
 {{- $top := .top -}}
 {{- $spec := .object.spec -}}
