@@ -17,12 +17,14 @@ import pytest
 import yaml
 from applications import RecordingLog, call_wsgi
 from cgroup_files import write_proc_folder
+from custom_resources import errors_in, is_custom
 from doc_examples import commands_for
 from edge_bundles import write_bundle
 from kustomize_overlays import (
     DOCKERFILE,
     EDGE_IMAGE_ENV,
     IMAGE_ENV,
+    KUBERNETES,
     KUSTOMIZATIONS,
     MANIFESTS,
     OVERLAYS,
@@ -32,16 +34,20 @@ from kustomize_overlays import (
     environment_value,
     is_ours,
     kustomize,
+    name_of,
     of_kind,
     our_deployments,
     our_pods,
     our_servers,
     pods,
     secrets,
+    selector,
     settings_of,
     template_of,
+    with_component,
 )
 from optional_programs import require_program
+from pod_security import violations
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import parser
@@ -66,8 +72,6 @@ OFF = {
     for name in OVERLAYS
     for match in re.findall(r"^  # - (\S+)$", (MANIFESTS / name / "kustomization.yml").read_text(), re.MULTILINE)
 }
-# Component that another one replaces.
-REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
 RENDERS = [*OVERLAYS, *OFF]
 # Overlays with jobs, and the role of the server behind the public Service.
 JOBS = {"asynchronous": "asynchronous", "sync_async": "sync_async"}
@@ -81,7 +85,6 @@ ASKING = {
 BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green", "batch/data": "batch"}
 # Overlays with batch runs over tables and files, and the overlay that copies the file.
 BATCH = ["batch", *(name for name, (overlay, _) in OFF.items() if overlay == "batch")]
-KUBERNETES = ("1.32", "1.34", "1.37")
 NAMESPACE = "model-in-image"
 # Prometheus may run in this namespace. It scrapes pods that otherwise only our servers reach.
 MONITORING = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring"]}]}
@@ -97,19 +100,6 @@ EXCEPTIONS_OF = {
     ("CKV_K8S_8", "Pod.model-in-image.model-in-image-batch-data"): "no liveness probe: it sleeps, and ends by itself",
     ("CKV_K8S_9", "Pod.model-in-image.model-in-image-batch-data"): "no readiness probe: it receives no requests",
 }
-
-
-def with_component(overlay: str, component: str, into: Path) -> Path:
-    """Copies the manifests, activates the component in the copy, and returns the overlay's folder."""
-    folder = Path(shutil.copytree(MANIFESTS, into / f"{overlay}-{Path(component).name}")) / overlay
-    file = folder / "kustomization.yml"
-    text = file.read_text().replace(f"  # - {component}\n", f"  - {component}\n")
-    if component in REPLACES:
-        line = f"  - {REPLACES[component]}\n"
-        assert line in text
-        text = text.replace(line, "")
-    file.write_text(text)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -138,10 +128,6 @@ def only(objects: list[Object], kind: str) -> Object:
     return first
 
 
-def name_of(obj: Object) -> tuple[str, str]:
-    return obj["kind"], obj["metadata"]["name"]
-
-
 def jobs_of(objects: list[Object]) -> list[Object]:
     """Returns the Job specifications, including those of a CronJob."""
     return [obj["spec"]["jobTemplate"] if obj["kind"] == "CronJob" else obj for obj in of_kind(objects, "CronJob", "Job")]
@@ -149,14 +135,6 @@ def jobs_of(objects: list[Object]) -> list[Object]:
 
 def labels_of(template: Object) -> dict[str, str]:
     return template["metadata"]["labels"]
-
-
-def selector(obj: Object) -> dict[str, str]:
-    """Returns the labels with which an object selects pods."""
-    spec = obj["spec"]
-    if obj["kind"] == "Service":
-        return spec["selector"]
-    return (spec.get("podSelector") or spec["selector"])["matchLabels"]
 
 
 def component(obj: Object) -> str | None:
@@ -209,9 +187,9 @@ def request(container: Object, resource: str) -> float:
 
 
 def min_pods(deployment: Object, objects: list[Object]) -> int:
-    for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
-        if hpa["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]:
-            return hpa["spec"]["minReplicas"]
+    for scaler in of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject"):
+        if scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]:
+            return scaler["spec"]["minReplicas" if scaler["kind"] == "HorizontalPodAutoscaler" else "minReplicaCount"]
     return deployment["spec"]["replicas"]
 
 
@@ -234,11 +212,19 @@ def test_every_object_matches_the_strict_schemas_of_three_kubernetes_versions(re
     import kubernetes_validate
 
     different = {json.dumps(obj, sort_keys=True): obj for objects in rendered.values() for obj in objects}
-    assert len(different) > 20
+    builtin = [item for item in different.values() if not is_custom(item)]
+    assert len(builtin) > 20
     for version in KUBERNETES:
-        for item in different.values():
+        for item in builtin:
             # The validator returns the version that it used, and replaces an unknown version by an older one.
             assert kubernetes_validate.validate(item, version, strict=True) == version
+
+
+def test_every_custom_resource_matches_the_types_of_its_operator(rendered):
+    custom = [obj for objects in rendered.values() for obj in objects if is_custom(obj)]
+    assert {obj["kind"] for obj in custom} == {"HTTPRoute", "PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
+    for obj in custom:
+        assert errors_in(obj) == [], name_of(obj)
 
 
 @pytest.mark.long
@@ -279,66 +265,6 @@ def test_every_exception_from_checkov_is_still_needed(checkov):
     found = {(item["check_id"], item["resource"]) for item in checkov["results"]["failed_checks"]}
     assert set(EXCEPTIONS) <= {check for check, _ in found}
     assert set(EXCEPTIONS_OF) <= found
-
-
-VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-SELINUX = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
-# Rules of the first version of the standard. Later versions have more.
-SYSCTLS = {
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_syncookies",
-}
-PROFILES = {"RuntimeDefault", "Localhost"}
-
-
-def violations(template: Object) -> set[str]:
-    """Returns the rules of the Pod Security Standard "restricted" (Kubernetes 1.37, including "baseline") that a pod violates."""
-    pod = template["spec"]
-    all_containers = containers(template, "containers", "initContainers", "ephemeralContainers")
-    own = pod.get("securityContext") or {}
-    container_contexts = [container.get("securityContext") or {} for container in all_containers]
-    contexts = [own, *container_contexts]
-    capabilities = [their.get("capabilities") or {} for their in container_contexts]
-    handlers = [
-        container.get(probe) or {}
-        for container in all_containers
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
-    ]
-    handlers += [handler for container in all_containers for handler in (container.get("lifecycle") or {}).values()]
-    annotations = (template["metadata"].get("annotations") or {}).items()
-    armor = {value for key, value in annotations if key.startswith("container.apparmor.security.beta.kubernetes.io/")}
-    linux = [context["seLinuxOptions"] for context in contexts if context.get("seLinuxOptions")]
-
-    def everywhere(key: str, allowed) -> bool:
-        """Returns whether a value is set for the pod or for each container, without a different value anywhere."""
-        result = [context.get(key) for context in contexts]
-        return all(allowed(item) for item in result if item is not None) and (result[0] is not None or None not in result)
-
-    rules = {
-        "host namespaces": not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
-        "host process": not any((context.get("windowsOptions") or {}).get("hostProcess") for context in contexts),
-        "privileged": not any(their.get("privileged") for their in container_contexts),
-        "privilege escalation": all(their.get("allowPrivilegeEscalation") is False for their in container_contexts),
-        "capabilities": all(
-            "ALL" in capability.get("drop", ()) and set(capability.get("add", ())) <= {"NET_BIND_SERVICE"}
-            for capability in capabilities
-        ),
-        "volumes": all(len(set(item) & VOLUMES) == 1 and len(item) == 2 for item in pod.get("volumes", ())),
-        "host ports": not any(port.get("hostPort") for container in all_containers for port in container.get("ports", ())),
-        "hosts of probes": not any((item.get(way) or {}).get("host") for item in handlers for way in ("httpGet", "tcpSocket")),
-        "AppArmor": all((context.get("appArmorProfile") or {}).get("type", "RuntimeDefault") in PROFILES for context in contexts)
-        and all(item in {"", "runtime/default"} or item.startswith("localhost/") for item in armor),
-        "SELinux": all(item.get("type", "") in SELINUX and not item.get("user") and not item.get("role") for item in linux),
-        "proc mount": all(their.get("procMount", "Default") == "Default" for their in container_contexts),
-        "seccomp": everywhere("seccompProfile", lambda item: item.get("type") in PROFILES),
-        "sysctls": {item["name"] for item in own.get("sysctls", ())} <= SYSCTLS,
-        "non-root": everywhere("runAsNonRoot", lambda item: item is True),
-        "root": not any(context.get("runAsUser") == 0 for context in contexts),
-    }
-    return {rule for rule, remaining in rules.items() if not remaining}
 
 
 def test_every_pod_follows_the_pod_security_standard_restricted(objects):
@@ -556,6 +482,9 @@ def test_volumes_in_memory_leave_room_for_the_server(objects):
 
 def test_the_autoscaler_adds_a_pod_before_a_process_is_busy_and_none_for_an_idle_one(objects):
     for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
+        if hpa["spec"]["metrics"][0]["type"] == "External":
+            # tests/project/test_components.py checks the scaling by the queue.
+            continue
         target = hpa["spec"]["scaleTargetRef"]
         deployment = next(obj for obj in of_kind(objects, target["kind"]) if obj["metadata"]["name"] == target["name"])
         assert target["apiVersion"] == deployment["apiVersion"]
@@ -704,7 +633,10 @@ def test_no_secret_is_in_the_manifests_except_the_sample_and_none_in_a_plain_var
 
 
 def test_replicas_are_set_only_without_an_autoscaler(objects):
-    scaled = {obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(objects, "HorizontalPodAutoscaler")}
+    scalers = of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")
+    scaled = {obj["spec"]["scaleTargetRef"]["name"] for obj in scalers}
+    # Two autoscalers of one Deployment would work against each other.
+    assert len(scaled) == len(scalers)
     for deployment in of_kind(objects, "Deployment"):
         assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
 
@@ -782,7 +714,8 @@ def test_every_file_belongs_to_a_kustomization():
         for name, kustomization in KUSTOMIZATIONS.items()
         for file in ["kustomization.yml", *kustomization.get("resources", ())]
     }
-    # These files are for Prometheus and Grafana, and not for Kubernetes (tests/project/test_observability.py).
+    # These files are for Prometheus, its adapter, and Grafana, and not for Kubernetes.
+    known_names.add("jobs/external_metric/adapter.yml")
     assert {
         str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"
     } <= known_names
@@ -808,9 +741,11 @@ def repeated_values(part: object, target_value: object) -> list[object]:
 
 # Overlays with additional objects, and their purpose. All other overlays only contain patches.
 HOLDERS = {"jobs/redis": {"redis"}, "batch": {"batch-table", "batch-file"}, "batch/data": {"batch-file"}}
+HOLDERS |= {"ingress": {"server"}, "http_route": {"server"}, "observability/prometheus_rule": {"server"}}
+HOLDERS |= {"observability/service_monitor": {"server", "worker"}, "jobs/keda": {"worker"}}
 
 
-def test_only_base_sample_redis_and_batch_have_objects_and_patches_repeat_nothing():
+def test_only_the_base_and_the_listed_kustomizations_have_objects_and_patches_repeat_nothing():
     base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
     for name, kustomization in KUSTOMIZATIONS.items():
         if name in HOLDERS:
@@ -994,9 +929,10 @@ def test_workers_are_the_deployment_of_the_server_except_for_name_role_and_grace
 
 
 def test_servers_and_workers_have_separate_autoscalers_budgets_and_policies_and_clients_reach_no_worker(jobs_overlay):
-    for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"):
-        assert {"server", "worker"} <= {component(obj) for obj in of_kind(jobs_overlay, kind)}
-    targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(jobs_overlay, "HorizontalPodAutoscaler")]
+    scalers = of_kind(jobs_overlay, "HorizontalPodAutoscaler", "ScaledObject")
+    for objects in (scalers, of_kind(jobs_overlay, "PodDisruptionBudget"), of_kind(jobs_overlay, "NetworkPolicy")):
+        assert {"server", "worker"} <= {component(obj) for obj in objects}
+    targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in scalers]
     assert sorted(targets) == ["model-in-image-deployment", "model-in-image-deployment-worker"]
     for service in of_kind(jobs_overlay, "Service"):
         assert not selects(service, of_component(jobs_overlay, "worker"))

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,9 @@ NESTED_KUSTOMIZATIONS = {
 OVERLAYS = [
     name for name, document in KUSTOMIZATIONS.items() if document["kind"] == "Kustomization" and name not in NESTED_KUSTOMIZATIONS
 ]
+KUBERNETES = ("1.32", "1.34", "1.37")
+# Component that another one replaces.
+REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
 Object = dict
 
 
@@ -42,8 +46,33 @@ def kustomize(folder: Path) -> list[Object]:
     return list(yaml.load_all(result.stdout, yaml.CSafeLoader))
 
 
+def with_component(overlay: str, component: str, into: Path) -> Path:
+    """Copies the manifests, activates the component in the copy, and returns the overlay's folder."""
+    folder = Path(shutil.copytree(MANIFESTS, into / f"{overlay}-{Path(component).name}")) / overlay
+    file = folder / "kustomization.yml"
+    text = file.read_text().replace(f"  # - {component}\n", f"  - {component}\n")
+    if component in REPLACES:
+        line = f"  - {REPLACES[component]}\n"
+        assert line in text
+        text = text.replace(line, "")
+    file.write_text(text)
+    return folder
+
+
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
     return [obj for obj in objects if obj["kind"] in kinds]
+
+
+def name_of(obj: Object) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]
+
+
+def selector(obj: Object) -> dict[str, str]:
+    """Returns the labels with which an object selects pods."""
+    spec = obj["spec"]
+    if obj["kind"] == "Service":
+        return spec["selector"]
+    return (spec.get("podSelector") or spec["selector"])["matchLabels"]
 
 
 def template_of(workload: Object) -> Object:

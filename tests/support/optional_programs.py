@@ -32,14 +32,14 @@ def require_program(name: str) -> str:
     return path
 
 
-def require_package(name: str) -> ModuleType:
+def require_package(name: str, extra: str = "models") -> ModuleType:
     """Returns the package. Without the package, skips the test on a laptop and fails it in CI."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return import_module(name)
     except ImportError:
-        skip_or_fail(f"the package {name} is not installed: bin/setup models")
+        skip_or_fail(f"the package {name} is not installed: bin/setup {extra}")
 
 
 def skip_or_fail(reason: str) -> NoReturn:
