@@ -128,6 +128,14 @@ class Settings:
         "file of bearer tokens, one per line, required on all routes except health and metrics; empty: no authentication",
     )
     connections: int = setting(4096, integer(1, 1_000_000), "maximum number of connections of a process, then 503")
+    connection_seconds: float = setting(
+        300.0,
+        seconds(0, 999999),
+        "age of a connection in seconds, plus or minus a tenth, then its next response closes it; 0: unlimited",
+    )
+    connection_requests: int = setting(
+        0, integer(0, 1_000_000_000), "maximum number of requests of a connection, whose last response closes it; 0: unlimited"
+    )
     queue: int = setting(64, integer(1, 100_000), "maximum number of requests that wait for a thread, then 503")
     pending_bytes: int = setting(
         16_777_216,
@@ -172,8 +180,8 @@ class Settings:
 NAMES = [one.name for one in fields(Settings)]
 # Settings of bin/serve alone. Another WSGI server that calls the application has its own options for these.
 SERVER_SETTINGS = {
-    *("host", "port", "threads", "workers", "connections", "queue", "pending_bytes"),
-    *("request_seconds", "grace_seconds", "drain_seconds"),
+    *("host", "port", "threads", "workers", "connections", "connection_seconds", "connection_requests", "queue"),
+    *("pending_bytes", "request_seconds", "grace_seconds", "drain_seconds"),
 }
 # Settings of earlier versions. Each stops the start with this advice, so that no user relies on a setting without effect.
 REMOVED = {

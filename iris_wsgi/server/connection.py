@@ -9,6 +9,7 @@ import time
 from enum import Enum
 from functools import lru_cache
 from math import inf
+from random import uniform
 from typing import TYPE_CHECKING
 
 from waitress.utilities import build_http_date
@@ -35,6 +36,10 @@ MAX_SEND_BYTES = 262144
 HEADER_SECONDS = 10.0
 # Longer than the pause between requests of common clients and proxies, which keep connections for a few seconds to a minute.
 KEEP_ALIVE_SECONDS = 60.0
+# Connections that were opened together do not end together.
+MIN_AGE, MAX_AGE = 0.9, 1.1
+# The time limit, after the age of a connection, for requests that follow each other without a pause.
+PIPELINE_SECONDS = 10.0
 # The time limit to read a response, or the next PROGRESS_BYTES of it.
 SEND_SECONDS, PROGRESS_BYTES = 30.0, 16384
 # The time limit between bytes of the client after the last response.
@@ -49,6 +54,13 @@ OVERLOADED = ServiceUnavailable("The server has more work than it can queue; try
 def header_seconds(limits: Settings) -> float:
     """Returns the time limit of a request head, which counts from the same byte as the limit of the whole request."""
     return min(HEADER_SECONDS, limits.request_seconds)
+
+
+def retirement_time(limits: Settings, now: float) -> float:
+    """Returns the time after which a connection that is opened now closes with its next response."""
+    if limits.connection_requests == 1:
+        return now
+    return now + limits.connection_seconds * uniform(MIN_AGE, MAX_AGE) if limits.connection_seconds else inf
 
 
 @lru_cache(1024)
@@ -127,6 +139,7 @@ class HTTPConnection:
         self.receive_bytes = RECEIVE_BYTES
         self.state, self.deadline = State.NEW, server.now + header_seconds(server.limits)
         self.began = 0.0
+        self.retires_at, self.requests_left = retirement_time(server.limits, server.now), server.limits.connection_requests
         server.poller.register(self.fd, self.events)
 
     def handle(self, event: int) -> None:
@@ -216,12 +229,12 @@ class HTTPConnection:
         """Answers inline or passes the request to the pool. Returns whether the next request can be served."""
         head = request.head
         if self.server.inline(head.method, head.path, head.environ, len(request.body)):
-            data, self.close_after = self.server.answer(request, self.server.now)
+            data, self.close_after = self.server.answer(self, request, self.server.now)
             return self.send(data)
         deadline, executor = self.server.schedule(head.method, head.path, head.environ, self.server.now)
         self.job = self.server.enqueue(self, request, executor) if self.reserve(len(request.body)) else None
         if self.job is None:
-            connection = self.server.connection_header(head)
+            connection = self.server.connection_header(self, head)
             self.close_after = connection == "close"
             return self.send(self.server.error(OVERLOADED, head.method, head.path, connection, request_ids(head.environ)))
         self.state, self.deadline = State.BUSY, deadline
@@ -279,10 +292,33 @@ class HTTPConnection:
         """Ends a response. Returns whether the connection stays open."""
         if self.unsent_bytes:
             self.track_unsent(0)
-        if not self.close_after:
-            return True
-        self.linger()
-        return False
+        if self.close_after:
+            self.linger()
+            return False
+        if self.requests_left:
+            self.count_request()
+        return True
+
+    def count_request(self) -> None:
+        """Counts an answered request. The response to the last one of the connection closes it."""
+        self.requests_left -= 1
+        if self.requests_left == 1:
+            self.retires_at = min(self.retires_at, self.server.now)
+
+    def retires(self) -> bool:
+        """Returns whether the next response closes this connection, which is past its age or has its last request.
+
+        A close would lose the requests that have already arrived, so they get their responses before. A pool thread may call
+        this method, because nothing else reads while a request is in the pool.
+        """
+        return self.server.now >= self.retires_at + PIPELINE_SECONDS or not self.has_unread_bytes()
+
+    def has_unread_bytes(self) -> bool:
+        """Returns whether a part of the next request has arrived."""
+        try:
+            return self.parser.started or bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def reject(self, problem: Problem) -> None:
         """Answers a request that is not served, and closes."""
@@ -334,7 +370,7 @@ class HTTPConnection:
         """Answers a late request that is still queued: the application rejects it. A running request answers by itself."""
         self.deadline = inf
         if self.server.cancel_queued(job):
-            self.answered(*self.server.answer(job.request, job.arrived))
+            self.answered(*self.server.answer(self, job.request, job.arrived))
 
     def delivered(self) -> int:
         """Returns the bytes that the client has read: the sent bytes without those in the buffer of the kernel."""

@@ -65,7 +65,7 @@ class PooledRequest:
 
     def service(self) -> None:
         """Answers the request. A thread of the pool calls this method."""
-        data, close = self.server.answer(self.request, self.arrived, lambda: self.client_gone)
+        data, close = self.server.answer(self.connection, self.request, self.arrived, lambda: self.client_gone)
         self.server.long_polls.discard(self)
         self.server.done.append((self.connection, data, close))
         self.server.pull_trigger()
@@ -277,23 +277,27 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
                 "a response was dropped", reason="its client was too slow to read it, and there was no room for other responses"
             )
 
-    def answer(self, request: RawRequest, arrived: float, client_gone: Callable[[], bool] = never) -> tuple[Pieces, bool]:
+    def answer(
+        self, connection: HTTPConnection, request: RawRequest, arrived: float, client_gone: Callable[[], bool] = never
+    ) -> tuple[Pieces, bool]:
         """Returns the response of the application, and whether the connection closes. Runs in the loop or in a pool thread."""
         head, body = request
         try:
             response, request_id = self.app.answer(head.method, head.path, head.environ, body, arrived, client_gone)
             # The server may have begun to stop while the application computed the response.
-            connection = self.connection_header(head)
-            data = self.writer.message(response, request_id, head.method, connection)
+            header = self.connection_header(connection, head)
+            data = self.writer.message(response, request_id, head.method, header)
         except Exception:
-            connection, ids = self.connection_header(head), request_ids(head.environ)
+            header, ids = self.connection_header(connection, head), request_ids(head.environ)
             self.event_log.failure(**ids.log_fields())
-            data = self.error(Problem("The server failed on this request."), head.method, head.path, connection, ids)
-        return data, connection == "close"
+            data = self.error(Problem("The server failed on this request."), head.method, head.path, header, ids)
+        return data, header == "close"
 
-    def connection_header(self, head: RequestHead) -> str | None:
+    def connection_header(self, connection: HTTPConnection, head: RequestHead) -> str | None:
         """Returns the value of the Connection header of the response."""
-        return "close" if head.close or self.stopping else "keep-alive" if head.version == "1.0" else None
+        if head.close or self.stopping or (self.now >= connection.retires_at and connection.retires()):
+            return "close"
+        return "keep-alive" if head.version == "1.0" else None
 
     def error(
         self,

@@ -40,15 +40,15 @@ class FastPath:
         known = self.heads.get(head) or self.prepare(head)
         if known is None or len(data) != body_start + known.body_bytes:
             return False
-        deadline = self.server.now + known.timeout
+        server = self.server
+        now = server.now
+        deadline = now + known.timeout
         if deadline <= began or (known.is_authorized is not None and not known.is_authorized()):
             return False
         request_id = new_request_id()
         body = data[body_start:]
         try:
-            response = (
-                known.inline(body, deadline) if known.inline else known.respond(body, deadline, request_id, self.server.now)
-            )
+            response = known.inline(body, deadline) if known.inline else known.respond(body, deadline, request_id, now)
         except Exception as error:
             # An inline handler has had no effect, so the handler can explain an unexpected failure.
             if known.inline and not isinstance(error, Problem):
@@ -58,7 +58,7 @@ class FastPath:
             return False
         self.observer.answered(known.method, known.path, known.route, response, began, request_id)
         # The server may have begun to stop while the application computed the response.
-        close = self.server.stopping
+        close = server.stopping or (now >= connection.retires_at and connection.retires())
         pieces = self.writer.message(response, request_id, known.method, "close" if close else None)
         connection.close_after = close
         if connection.send(pieces):

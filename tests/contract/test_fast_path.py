@@ -1,36 +1,27 @@
 """Both paths of a request, the fast one and that of the state machine, give the same responses, log lines, and metrics."""
 
 import json
-import os
 import re
 import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from contextlib import ExitStack
 
 import pytest
 from http_clients import ROW, TIMEOUT_SECONDS, HttpResponse, RawConnection, http_request, wait_until
 from input_bodies import ACCEPTED, FIXED, NOT_DECODABLE, NOT_VALID, TAKING, row
+from live_loops import EMPTY_LINE, LiveLoop, post, serving
 from metrics_text import metric_families
-from project import MODEL
 from request_vectors import VECTORS
 from v2_vectors import MALFORMED
 
 from iris_wsgi.errors import Problem
-from iris_wsgi.factory import Service, build
-from iris_wsgi.observability.log import Log
-from iris_wsgi.observability.metrics import Registry
-from iris_wsgi.observability.shared_memory import WorkerGroup
 from iris_wsgi.server.connection import RECEIVE_BYTES
-from iris_wsgi.server.event_loop import TURN_EVENTS, EventLoop
+from iris_wsgi.server.event_loop import TURN_EVENTS
 from iris_wsgi.server.fast_path import MAX_HEADS
-from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import App
 
-# A client may send an empty line before a request (RFC 9112, section 2.2). No head is remembered with it.
-EMPTY_LINE = b"\r\n"
 # Samples that differ between two requests for the same prediction.
 is_own = re.compile(r"process_|http_(connections|held_bytes)|.*(_sum|_bucket|_seconds_total)").match
 TOKEN = "a-token.of~some+letters/and=="
@@ -39,75 +30,10 @@ TENSOR = {"name": "features", "datatype": "FP32", "shape": [1, 4]}
 ENSEMBLE = "/ensemble/predict"
 
 
-class LiveLoop(NamedTuple):
-    """An event loop in a thread of this process, its service, its log file, and whether it took the fast path for each read."""
-
-    host: str
-    port: int
-    loop: EventLoop
-    service: Service
-    log_file: int
-    fast: list[bool]
-
-    def lines(self) -> list[dict]:
-        return [json.loads(line) for line in os.pread(self.log_file, 1 << 26, 0).splitlines()]
-
-    def both(self, request: bytes) -> tuple[HttpResponse, HttpResponse, bool]:
-        """Returns the responses over both paths, and whether the first was the fast one."""
-        with RawConnection(self) as connection:
-            count = len(self.fast)
-            first = connection.exchange(request)
-            # The loop notes its path after it has sent the response.
-            wait_until(lambda: len(self.fast) > count, "the path of the first")
-            fast = any(self.fast[count:])
-        with RawConnection(self) as connection:
-            count = len(self.fast)
-            second = connection.exchange(EMPTY_LINE + request)
-            wait_until(lambda: len(self.fast) > count, "the path of the second")
-            assert not any(self.fast[count:])
-        return first, second, fast
-
-
-@contextmanager
-def serving(folder, wrap=lambda app: app, **settings) -> Iterator[LiveLoop]:
-    """Serves a role on a free port."""
-    log_file = os.open(folder / "log", os.O_CREAT | os.O_APPEND | os.O_RDWR)
-    values = Settings(**{"model_dir": str(MODEL), "state_dir": str(folder / "state"), "cache": "off", **settings})
-    registry, log = Registry(), Log(log_file, buffered=True)
-    service = build(values, log, registry)
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as bound:
-        address = bound.getsockname()
-        loop = EventLoop(
-            wrap(service.app), bound, values, 1, service.observer, log, WorkerGroup(os.getppid(), registry.memory, 0)
-        )
-        fast: list[bool] = []
-        serve = loop.fast_path.serve
-        loop.fast_path.serve = lambda connection, data: fast.append(serve(connection, data)) or fast[-1]
-        thread = threading.Thread(target=loop.run)
-        thread.start()
-        try:
-            yield LiveLoop(*address, loop, service, log_file, fast)
-        finally:
-            loop.stop()
-            thread.join()
-            os.close(log_file)
-
-
 @pytest.fixture(scope="module")
 def live(tmp_path_factory) -> Iterator[LiveLoop]:
     with serving(tmp_path_factory.mktemp("live"), role="all", drain_seconds=0) as server:
         yield server
-
-
-def post(path: str, body: bytes, *fields: str) -> bytes:
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "Host: localhost",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *fields,
-    ]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def comparable(response: HttpResponse) -> tuple[int, dict, bytes]:

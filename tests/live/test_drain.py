@@ -4,15 +4,13 @@ import json
 import os
 import random
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 import pytest
+from haproxy_process import start_haproxy
 from http_clients import (
     CI,
     LABEL_REQUEST,
@@ -29,8 +27,7 @@ from http_clients import (
     stderr_to,
     wait_until,
 )
-from optional_programs import require_program
-from server_process import ServerProcess, free_ports, refuses_connections, start_as_pid_1, start_server, wait_for_exit
+from server_process import ServerProcess, refuses_connections, start_as_pid_1, start_server, wait_for_exit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ROUNDS = 50 if CI else 6
@@ -240,8 +237,6 @@ def test_no_request_is_lost_under_load_at_any_number_of_shutdowns(way, workers):
 
 
 PROXY = """
-global
-    stats socket {folder}/stats level admin
 defaults
     mode http
     timeout connect 60s
@@ -265,39 +260,10 @@ backend servers
 """
 
 
-class Proxy(NamedTuple):
-    """haproxy in front of two ports."""
-
-    folder: str
-    host: str
-    port: int
-    ports: tuple[int, int]
-
-    def states(self) -> dict[str, str]:
-        """Returns the states of the servers as haproxy sees them, by name."""
-        with socket.socket(socket.AF_UNIX) as stats:
-            stats.connect(f"{self.folder}/stats")
-            stats.sendall(b"show stat\n")
-            text = b"".join(iter(lambda: stats.recv(65536), b"")).decode()
-        lines = [line.split(",") for line in text.splitlines() if line.startswith("servers,")]
-        return {line[1]: line[17] for line in lines}
-
-
 @pytest.fixture
 def proxy(tmp_path):
-    program = require_program("haproxy")
-    front, first, two = free_ports(3)
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(PROXY.format(folder=tmp_path, front=front, one=first, two=two))
-    process = subprocess.Popen([program, "-db", "-q", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    proxy_server = Proxy(str(tmp_path), "127.0.0.1", front, (first, two))
-    try:
-        wait_until((tmp_path / "stats").exists, "haproxy")
-        wait_until(lambda: not refuses_connections(proxy_server), "the port of haproxy")
+    with start_haproxy(tmp_path, PROXY, ("one", "two")) as proxy_server:
         yield proxy_server
-    finally:
-        process.terminate()
-        process.wait(120)
 
 
 @contextmanager
