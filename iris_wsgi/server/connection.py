@@ -337,6 +337,9 @@ class HTTPConnection:
             return
         self.parser = RequestParser(0)
         self.reserve(0)
+        if self.server.now >= self.retires_at:
+            # The client expects no close, and may read only after it has sent all the requests that it pipelines.
+            self.linger_deadline = max(self.linger_deadline, self.server.now + self.server.limits.request_seconds)
         self.state, self.deadline = State.LINGERING, self.server.now + LINGER_SECONDS
         self.linger_deadline = max(self.linger_deadline, self.deadline)
         self.watch(select.POLLIN)

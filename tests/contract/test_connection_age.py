@@ -21,6 +21,7 @@ from http_clients import (
 from input_bodies import FIXED
 from live_loops import EMPTY_LINE, post, serving
 
+from iris_wsgi.server import connection as connections
 from iris_wsgi.server import event_loop
 from iris_wsgi.server.connection import MAX_AGE, PIPELINE_SECONDS, RECEIVE_BYTES, retirement_time
 from iris_wsgi.server.event_loop import EventLoop
@@ -153,6 +154,24 @@ def test_a_client_that_never_stops_pipelining_is_cut_off_without_a_reset(tmp_pat
             connection.send(data * 3)
             later.skipped += JUST_PAST + PIPELINE_SECONDS
         assert_last(connection, connection.receive())
+
+
+def test_a_client_that_still_sends_after_the_last_response_gets_no_reset(tmp_path, later, monkeypatch):
+    # Longer than a busy machine may stop this test.
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 20.0)
+    limits = {"connection_seconds": AGE, "request_seconds": 100}
+    with serving(tmp_path, role="web_single", **limits) as server, RawConnection(server) as connection:
+        connection.exchange(LIVEZ)
+        later.advance(server.loop, JUST_PAST)
+        assert connection.exchange(LIVEZ).closes
+        # More than the time limit between two pieces of the client in all.
+        for _ in range(4):
+            connection.send(LABEL_REQUEST)
+            later.advance(server.loop, 15)
+        assert connection.send(LABEL_REQUEST).read_to_end() == ("closed", b"")
+        # Silence has a limit.
+        later.advance(server.loop, 21)
+        wait_until(lambda: not server.loop.connections, "the end of the connection")
 
 
 def test_a_connection_of_http_1_0_says_keep_alive_until_its_age(tmp_path, later):
