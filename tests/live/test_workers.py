@@ -148,14 +148,23 @@ def test_metrics_are_exact_whichever_worker_reports_them(run):
         connections = [stack.enter_context(RawConnection(server)) for _ in range(40)]
         assert [connection.exchange(LIVEZ).status for connection in connections] == [200] * 40
     assert load.lost == []
-    labels, batches = set(), set()
-    for turn in range(20):
-        text = fetch(server, METRICS).body.decode()
+    labels, batches, texts = set(), set(), []
+
+    def scrape() -> str:
+        texts.append(fetch(server, METRICS).body.decode())
+        return texts[-1]
+
+    # A worker counts its requests at the end of a turn of its loop, after the responses.
+    wait_until(lambda: metric_sum(scrape(), "http_requests_total", route="/livez") == 40, "the counts of both workers")
+    for _ in range(20):
+        text = scrape()
         labels.add(metric_sum(text, "http_requests_total", route="/predict/label"))
         batches.add(metric_sum(text, "http_request_duration_seconds_count", route="/predict/batch"))
         assert metric_sum(text, "http_requests_total", route="/livez") == 40
-        assert metric_sum(text, "http_requests_total", route="/metrics") == turn
         assert metric_sum(text, "http_requests_in_flight") == 1
+    wait_until(
+        lambda: metric_sum(scrape(), "http_requests_total", route="/metrics") == len(texts) - 1, "every scrape before the last"
+    )
     assert len(labels) == len(batches) == 1
     assert labels.pop() + batches.pop() == load.responses
     rows = metric_sum(text, "http_requests_total", route="/predict/label") + 1000 * metric_sum(
@@ -179,6 +188,10 @@ def test_counters_survive_the_kill_of_a_worker_and_never_decrease(pair):
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)) for _ in range(40)]
         assert [connection.exchange(LABEL_REQUEST).status for connection in connections] == [200] * 40
+    wait_until(
+        lambda: metric_sum(fetch(server, METRICS).body.decode(), "http_requests_total", route="/predict/label") == 40,
+        "the counts of both workers",
+    )
     spent = metric_sum(fetch(server, METRICS).body.decode(), "process_cpu_seconds_total")
     for _ in range(2):
         pids = wait_for_two_workers(server)
