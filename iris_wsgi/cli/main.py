@@ -174,7 +174,15 @@ def run_server(settings: Settings, _: Given) -> int:
     count, _why = worker_count(settings)
     check_descriptors(settings, count)
     bound = bind(settings)
-    return Supervisor(settings, bound, count).run()
+    supervisor = Supervisor(settings, bound, count)
+    try:
+        return supervisor.run()
+    except BadSetting:
+        raise
+    except Exception:
+        # A traceback of several lines is not a line of the log.
+        supervisor.log.failure("the server failed")
+        return 1
 
 
 def batch(settings: Settings, given: Given) -> int:

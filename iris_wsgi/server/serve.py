@@ -140,6 +140,8 @@ def serve_here(
 
     log = Log(sys.stderr.fileno(), buffered=True)
     logging.getLogger().addHandler(LibraryLogHandler(log))
+    # Python would print warnings as text.
+    logging.captureWarnings(True)
     service = build(settings, log, Registry(group.memory, group.slot))
     threads, _ = thread_count(settings, available_cpus()[0])
     try:

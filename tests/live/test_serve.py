@@ -249,8 +249,8 @@ def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
 def test_a_defect_in_one_connection_ends_that_connection_and_is_logged(tmp_path):
     """The test injects a defect, because the server must survive an unexpected exception."""
     code = (
-        "import sys; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
-        "def broken(self): raise KeyError('put in')\n"
+        "import sys, warnings; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
+        "def broken(self): warnings.warn('a warning of a library'); raise KeyError('put in')\n"
         "connection.HTTPConnection.wait_for_more = broken\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -264,8 +264,21 @@ def test_a_defect_in_one_connection_ends_that_connection_and_is_logged(tmp_path)
         assert send_request(server, "GET", "/livez")[0].status == 200
     finally:
         _, err = server.stop()
-    (failed,) = [line for line in map(json.loads, err.splitlines()) if line["level"] == "error"]
-    assert "put in" in failed["traceback"]
+    events = {line["level"]: line for line in map(json.loads, err.splitlines())}
+    assert "put in" in events["error"]["traceback"] and "a warning of a library" in events["warning"]["message"]
+
+
+def test_a_defect_of_the_parent_is_one_line_of_the_log():
+    code = (
+        "import sys; from iris_wsgi.server.supervisor import Supervisor; from iris_wsgi.cli.main import main\n"
+        "def broken(self): raise KeyError('put in')\n"
+        "Supervisor.run = broken\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    failed = subprocess.run([sys.executable, "-c", code, "serve", "--port", "0"], capture_output=True, text=True, timeout=60)
+    event = json.loads(failed.stderr)
+    assert (failed.returncode, failed.stdout, event["message"]) == (1, "", "the server failed")
+    assert "put in" in event["traceback"]
 
 
 STREAMS = {
