@@ -4,13 +4,16 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote
 
 from iris_wsgi.setting_types import has_password
+
+# Returns the line that print_error() writes for a message, or is None for lines for people.
+error_formatter: Callable[[str], str] | None = None
 
 MODEL_PACKAGES = ("numpy", "onnxruntime")
 SERVER_PACKAGES = (*MODEL_PACKAGES, "waitress")
@@ -68,7 +71,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exits with one line. A usage of forty options would hide the error."""
-        self.exit(2, f"{self.prog.split()[0]}: {message}{' See' if message.endswith('?') else '; see'} --help\n")
+        print_error(f"{message}{' See' if message.endswith('?') else '; see'} --help", self.prog.split()[0])
+        self.exit(2)
 
 
 def without_password(word: str) -> str:
@@ -120,18 +124,22 @@ def print_result(line: str) -> None:
         raise StdoutFailed(f"standard output: {error.strerror}; the result is lost") from None
 
 
-def print_status(line: str) -> None:
-    """Prints an optional line. A full disk or a closed pipe is ignored."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        sys.stdout = null_stream()
+def print_status(line: str, stream: TextIO) -> None:
+    """Prints an optional line to a terminal. A terminal that was closed is ignored."""
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
-def print_error(line: str) -> None:
-    """Prints a message to standard error."""
+def set_error_formatter(formatter: Callable[[str], str] | None) -> None:
+    """Makes print_error() write the line that `formatter` returns for a message. None restores lines for people."""
+    global error_formatter
+    error_formatter = formatter
+
+
+def print_error(line: str, program: str = "iris_wsgi") -> None:
+    """Prints a message to standard error. `program` is its prefix."""
     try:
-        print(f"iris_wsgi: {line}", file=sys.stderr, flush=True)
+        print(error_formatter(line) if error_formatter else f"{program}: {line}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = null_stream()
 

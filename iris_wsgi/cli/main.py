@@ -16,8 +16,8 @@ from iris_wsgi.console import (
     open_streams,
     print_error,
     print_result,
-    print_status,
     report_failure,
+    set_error_formatter,
 )
 from iris_wsgi.console import ArgumentParser as Parser
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Given = Mapping[str, Any]
 
+SERVERS = ("serve", "worker")
 # Another port than that of a server, so that both can run on one machine.
 WORKER_PORT = 8001
 # The defaults of settings that differ for a command.
@@ -131,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argument."""
     open_streams()
     words = sys.argv[1:] if arguments is None else arguments
+    # The standard error of a server is its log, unless it is a terminal.
+    is_server = next((word for word in words if not word.startswith("-")), "") in SERVERS
+    set_error_formatter(as_log_line if is_server and not sys.stderr.isatty() else None)
     given = vars(parser(words).parse_args(words))
     try:
         settings = read_settings(os.environ, given, DEFAULTS.get(given["command"], {}))
@@ -151,11 +155,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def as_log_line(message: str) -> str:
+    from iris_wsgi.observability.log import error_line
+
+    return error_line(message)
+
+
 def run_server(settings: Settings, _: Given) -> int:
     """Supervises the workers, which serve, until SIGTERM or SIGINT."""
     from iris_wsgi.cpu_limits import worker_count
     from iris_wsgi.server.listener import bind, check_descriptors
-    from iris_wsgi.server.serve import announce
     from iris_wsgi.server.supervisor import Supervisor
 
     # As PID 1 a process without a handler ignores SIGTERM.
@@ -165,7 +174,15 @@ def run_server(settings: Settings, _: Given) -> int:
     count, _why = worker_count(settings)
     check_descriptors(settings, count)
     bound = bind(settings)
-    return Supervisor(settings, bound, count, lambda info: announce(settings, info, print_status)).run()
+    supervisor = Supervisor(settings, bound, count)
+    try:
+        return supervisor.run()
+    except BadSetting:
+        raise
+    except Exception:
+        # A traceback of several lines is not a line of the log.
+        supervisor.log.failure("the server failed")
+        return 1
 
 
 def batch(settings: Settings, given: Given) -> int:

@@ -183,11 +183,7 @@ class TourClient:
         pipe = subprocess.PIPE
         child = subprocess.Popen([*COMMAND, *words, "--workers", "1"], env=self.environ, stdout=pipe, stderr=pipe, text=True)
         try:
-            first = child.stdout.readline() if child.stdout else ""
-            if not first:
-                raise Mismatch(f"prep does not start: {last_line(child.communicate()[1])}")
-            self.print(first.rstrip())
-            url = first.split()[-1]
+            url = self.url_of(child)
             connection, deadline = connect(url, TIMEOUT_SECONDS), monotonic() + READY_SECONDS
             while (readiness := exchange(connection, "GET", "/readyz"))[0].status != 200:
                 if monotonic() > deadline:
@@ -198,6 +194,25 @@ class TourClient:
         finally:
             child.terminate()
             child.communicate()
+
+    def url_of(self, child: "subprocess.Popen[str]") -> str:
+        """Waits for the log line of the start of a server. Returns its URL. Raises Mismatch with the last line of another end."""
+        from iris_wsgi.server.listener import server_url
+        from iris_wsgi.server.serve import STARTED
+
+        message = "no message"
+        for line in child.stderr or ():
+            try:
+                event = json.loads(line)
+                message = event.get("message", message)
+            except ValueError:
+                # Such as a line of a traceback.
+                message = line.strip()
+            if message == STARTED:
+                url = server_url(event["host"], event["port"])
+                self.print(f"iris_wsgi {event['version']} serves role {event['role']} on {url}")
+                return url
+        raise Mismatch(f"prep does not start: {message}")
 
 
 def chosen(cases: Sequence[GoldenRow]) -> list[GoldenRow]:

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from iris_wsgi import __version__
+from iris_wsgi.console import print_status
 from iris_wsgi.cpu_limits import available_cpus, thread_count, worker_count
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
 from iris_wsgi.observability.log import LibraryLogHandler, Log
@@ -33,6 +34,8 @@ MAX_EXAMPLE_VALUES = 100
 POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
 # The signal of the parent to a worker whose replacement is ready. SIGTERM may come from any process.
 RETIRE = signal.SIGQUIT
+# The message of the log line of the start.
+STARTED = "the server is ready"
 START_ERRORS = (BadModel, BadSetting, BadStore, BackendUnavailable)
 
 
@@ -48,25 +51,56 @@ class ReadyInfo(NamedTuple):
     sample: list[Any]
 
 
-def announce(settings: Settings, info: ReadyInfo, print_line: Callable[[str], None]) -> None:
-    """Prints the address, the model, and a command to try the server."""
+def announce(settings: Settings, info: ReadyInfo, log: Log) -> None:
+    """Reports the start: as one line of the log, or as lines for people if standard error is a terminal.
+
+    If only standard output is a terminal, both are written: the log is then in a file or in a pipe.
+    """
+    if not sys.stderr.isatty():
+        log.event("info", STARTED, **start_fields(settings, info))
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            for line in start_lines(settings, info):
+                print_status(line, stream)
+            break
+
+
+def start_fields(settings: Settings, info: ReadyInfo) -> dict[str, object]:
+    """Returns the fields of the log line of the start. The address is the one of the socket, such as 0.0.0.0."""
+    workers, why_workers = worker_count(settings)
+    threads, why_threads = thread_count(settings, available_cpus()[0])
+    name, version, digest = info.model.rsplit(" ", 2)
+    model = {"model": name, "model_version": version, "model_digest": digest}
+    counts = {"workers": workers, "workers_reason": why_workers, "threads": threads, "threads_reason": why_threads}
+    address = {"host": info.host, "port": info.port}
+    return {
+        "role": settings.role,
+        "version": __version__,
+        **address,
+        **model,
+        "self_test": info.self_test,
+        "proof": info.proof,
+        **counts,
+    }
+
+
+def start_lines(settings: Settings, info: ReadyInfo) -> Iterator[str]:
+    """Yields the address, the model, and a command to try the server."""
     url = server_url(info.host, info.port)
     workers, why_workers = worker_count(settings)
     threads, why_threads = thread_count(settings, available_cpus()[0])
-    print_line(f"iris_wsgi {__version__} serves role {settings.role} on {url}")
-    print_line(f"model {info.model}")
-    print_line(f"self-test: {info.self_test}")
-    print_line(f"proof: {info.proof}")
-    print_line(
-        f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)"
-    )
+    yield f"iris_wsgi {__version__} serves role {settings.role} on {url}"
+    yield f"model {info.model}"
+    yield f"self-test: {info.self_test}"
+    yield f"proof: {info.proof}"
+    yield f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)"
     authorization = ""
     if settings.token_file:
         # Imported only for this line.
         import shlex
 
         authorization = f' -H "Authorization: Bearer $(head -n 1 {shlex.quote(settings.token_file)})"'
-    print_line(f"try: {example(settings, info, url)}{authorization}")
+    yield f"try: {example(settings, info, url)}{authorization}"
 
 
 def example(settings: Settings, info: ReadyInfo, url: str) -> str:
@@ -106,6 +140,8 @@ def serve_here(
 
     log = Log(sys.stderr.fileno(), buffered=True)
     logging.getLogger().addHandler(LibraryLogHandler(log))
+    # Python would print warnings as text.
+    logging.captureWarnings(True)
     service = build(settings, log, Registry(group.memory, group.slot))
     threads, _ = thread_count(settings, available_cpus()[0])
     try:

@@ -7,14 +7,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
 from iris_wsgi.console import print_error
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.shared_memory import SharedMemory, WorkerGroup
-from iris_wsgi.server.serve import RETIRE, START_ERRORS, ReadyInfo, serve_here
+from iris_wsgi.server.serve import RETIRE, START_ERRORS, ReadyInfo, announce, serve_here
 from iris_wsgi.settings import BadSetting, Settings
 
 # The delay after a failed start. Each further failed start doubles it, up to the maximum.
@@ -46,8 +46,8 @@ class Supervisor:
     After the first worker was ready, no failure ends the supervisor. It starts workers again, with increasing delays.
     """
 
-    def __init__(self, settings: Settings, bound: socket.socket, count: int, ready: Callable[[ReadyInfo], None]) -> None:
-        self.settings, self.bound, self.count, self.ready = settings, bound, count, ready
+    def __init__(self, settings: Settings, bound: socket.socket, count: int) -> None:
+        self.settings, self.bound, self.count = settings, bound, count
         # A replacement starts before the old worker ends, so there are more slots than workers.
         self.memory = SharedMemory(2 * count)
         self.log = Log(sys.stderr.fileno())
@@ -198,7 +198,7 @@ class Supervisor:
         self.failed_starts = 0
         if not self.announced:
             self.announced = True
-            self.ready(info)
+            announce(self.settings, info, self.log)
 
     def reap(self) -> None:
         """Collects the exit statuses of workers, and of orphans, which PID 1 inherits."""

@@ -11,7 +11,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format, TransactionStatus
 
 # The minimum that libpq accepts, in seconds.
 CONNECT_SECONDS = 2
@@ -21,6 +23,9 @@ KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "ke
 # Events that psycopg's generators wait for and receive, as the events of poll().
 READ, WRITE = 1, 2
 EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT, READ | WRITE: select.POLLIN | select.POLLOUT}
+
+# The only encoding that PostgreSQL does not convert to UTF-8. It is the same word in the error messages of every language.
+NOT_CONVERTIBLE = "MULE_INTERNAL"
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -74,6 +79,23 @@ class PostgresConnection(psycopg.Connection[Row]):
     def in_transaction(self) -> bool:
         return self.info.transaction_status != TransactionStatus.IDLE
 
+    @property
+    def database_encoding(self) -> str:
+        return self.info.parameter_status("server_encoding") or ""
+
+    def read_bytes_as_text(self) -> None:
+        """Makes texts of the values of type bytea. Bytes that are not UTF-8 become surrogates."""
+        self.adapters.register_loader("bytea", TextOfBytes)
+
+
+class TextOfBytes(Loader):
+    """Loader of values of type bytea as texts."""
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="surrogateescape")
+
 
 def parse_url(url: str) -> dict[str, Any]:
     """Returns the parameters that a URL sets. Raises ValueError, without the text of libpq, which could show the password."""
@@ -89,6 +111,8 @@ def connect(url: str, **parameters: Any) -> PostgresConnection:
     There are no prepared statements: a connection pool in transaction mode has no place for them. A plan made for an empty
     table would also stay in use when the table is full.
     """
+    # Of every database, also against the URL and PGCLIENTENCODING. Otherwise psycopg reads the texts of SQL_ASCII as bytes.
+    parameters["client_encoding"] = "UTF8"
     try:
         return PostgresConnection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
     except (psycopg.Error, OSError, UnicodeError) as error:

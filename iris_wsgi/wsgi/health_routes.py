@@ -13,6 +13,8 @@ from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
 
 # Paths that require no token: liveness, readiness, metrics, and the static page at the root.
 PUBLIC_PATHS = ("/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+# Kubernetes removes a pod that ends from its Services by itself, so its probe need not fail. The name is that of its own servers.
+EXCLUDE_SHUTDOWN = "exclude=shutdown"
 
 
 class Readiness:
@@ -28,9 +30,9 @@ class Readiness:
         self.checks: list[Callable[[], str | None]] = []
         self.warnings: list[Callable[[], Sequence[str]]] = []
 
-    def problem(self) -> str | None:
-        """Returns a sentence if the server is not ready, or None."""
-        if self.stopping:
+    def problem(self, exclude_shutdown: bool = False) -> str | None:
+        """Returns a sentence if the server is not ready, or None. With `exclude_shutdown`, a server that drains is ready."""
+        if self.stopping and not exclude_shutdown:
             return "The server is shutting down."
         now = monotonic()
         if now >= self.next_test:
@@ -58,8 +60,8 @@ def routes(
             raise ServiceUnavailable(problem)
         return Response(b'{"live":true}')
 
-    def readyz(_: Request) -> Response:
-        if problem := readiness.problem():
+    def readyz(request: Request) -> Response:
+        if problem := readiness.problem(request.environ.get("QUERY_STRING") == EXCLUDE_SHUTDOWN):
             raise ServiceUnavailable(problem)
         warnings = [warning for source in readiness.warnings for warning in source()]
         return Response(json.dumps({"ready": True, "warnings": warnings}).encode() if warnings else b'{"ready":true}')
@@ -73,7 +75,12 @@ def routes(
     table = [
         Route("GET", "/health", lambda _: Response(b'{"health":"ok"}'), RouteDoc("Server responds", openapi.OBJECT)),
         Route("GET", "/livez", livez, RouteDoc("Liveness: fails only if a restart helps", openapi.OBJECT, failures=(503,))),
-        Route("GET", "/readyz", readyz, RouteDoc("Readiness for traffic", openapi.OBJECT, failures=(503,))),
+        Route(
+            "GET",
+            "/readyz",
+            readyz,
+            RouteDoc(f"Readiness for traffic; with ?{EXCLUDE_SHUTDOWN} also during a drain", openapi.OBJECT, failures=(503,)),
+        ),
         Route("GET", "/metrics", metrics, RouteDoc("Metrics in the Prometheus text format", openapi.TEXT, MEDIA)),
         Route("GET", "/openapi.json", describe, RouteDoc("This document", openapi.OBJECT)),
         *others,

@@ -37,7 +37,7 @@ from http_clients import (
     wait_until,
 )
 from optional_programs import require_program, skip_or_fail
-from worker_processes import serving_workers
+from worker_processes import request_lines, serving_workers
 
 from iris_wsgi.observability.shared_memory import SharedMemory, WorkerGroup
 from iris_wsgi.server.event_loop import TURN_EVENTS, EventLoop
@@ -276,8 +276,8 @@ def test_new_connections_are_accepted_in_turn_while_thousands_of_others_are_read
                 os.kill(pid, signal.SIGCONT)
             assert {connection.receive().status for connection in (*newcomers, *connections)} == {200}
             expected = (turn + 1) * connection_count + turn * len(newcomers)
-            wait_until(lambda expected=expected: len(log.read_text().splitlines()) == expected, "a line for each request")
-            routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-connection_count - len(newcomers) :]
+            wait_until(lambda expected=expected: len(request_lines(log)) == expected, "a line for each request")
+            routes = [line["route"] for line in request_lines(log)][-connection_count - len(newcomers) :]
             last = max(i for i, route in enumerate(routes) if route == "/readyz")
             # This is a few turns of each worker, and fewer than the number of ready connections.
             assert last < 8 * workers * TURN_EVENTS < connection_count
@@ -437,7 +437,7 @@ def test_a_clock_that_jumps_by_an_hour_ends_no_connection(run, tmp_path):
         wait_until(lambda: stays_asleep(server.worker_pid), "a server that waits without using the CPU")
     server.stop()
     assert server.process.returncode == 0
-    assert len(log.read_text().splitlines()) == request_count
+    assert len(request_lines(log)) == request_count
 
 
 def test_no_connection_is_left_open_after_an_overload(run):

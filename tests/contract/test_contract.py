@@ -276,6 +276,7 @@ def test_every_request_has_one_line_in_the_log_without_its_values(role, log):
 def test_a_stopping_server_is_alive_and_not_ready(role):
     role.service.readiness.stopping = True
     assert "shutting down" in role.get("/readyz", status=503).json["detail"]
+    assert role.get("/readyz?exclude=shutdown").json["ready"] and role.get("/readyz?exclude=other", status=503)
     assert role.get("/livez").json == {"live": True}
     for path, method, route in routes_with_paths(role):
         ready = path == "/readyz" or path.startswith(("/v2/", "/v1/"))

@@ -32,12 +32,12 @@ BOUND_SECONDS = 5.0
 Open = Callable[..., ItemStore]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "UTF8", "SQL_ASCII", "LATIN1", "EUC_JP"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Location of an empty database."""
+    """Location of an empty database: SQLite, or PostgreSQL of an encoding."""
     if request.param == "sqlite":
         return str(tmp_path / "items.db")
-    return request.getfixturevalue("postgres_server").create_database(f"items_{os.urandom(6).hex()}")
+    return request.getfixturevalue("postgres_server").create_database(f"items_{os.urandom(6).hex()}", request.param)
 
 
 @pytest.fixture
@@ -58,6 +58,18 @@ def test_ids_are_in_their_order_with_every_collation(store):
         store.put(text, A)
     assert list(store.ids("", 4)) == ["-", "0", "B", "_"]
     assert list(store.ids("_", 10)) == ["a", "aa", "b"]
+
+
+def test_the_encoding_of_the_client_is_utf_8_whatever_the_url_and_the_environment_say(postgres_server, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    for name, parameter in (
+        ("variable", ""),
+        ("parameter", "&client_encoding=SQL_ASCII"),
+        ("option", "&options=-cclient_encoding%3DEUC_JP"),
+    ):
+        url = postgres_server.create_database(f"encoding_{name}", "SQL_ASCII") + parameter
+        with closing(PostgresItemStore(url, {"a": A}, 10)) as store:
+            assert store.ids("", 9) == ["a"] and store.pool.free[0].query("SHOW client_encoding") == [("UTF8",)]
 
 
 def test_a_new_database_has_the_seed_once(location):

@@ -85,6 +85,18 @@ def test_a_missing_database_is_a_permanent_error_and_an_unavailable_one_is_not(p
     assert refusal(PostgresItemStore("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
 
 
+def test_a_server_of_an_encoding_without_utf_8_is_not_ready_and_one_line_names_the_remedy(postgres_server, run):
+    server = run("--role", "data_cache", IRIS_DATABASE_URL=postgres_server.create_database("mule", "MULE_INTERNAL"))
+
+    def detail():
+        return fetch(server, http_request("GET", "/readyz")).json().get("detail", "")
+
+    wait_until(lambda: postgres_store.ENCODING in detail(), "readiness names the remedy")
+    assert fetch(server, http_request("GET", "/items/a")).status == 503
+    _, log = server.stop()
+    assert log.count(postgres_store.ENCODING) == 1
+
+
 def test_readiness_and_responses_name_the_missing_grant_and_work_after_it(run, database):
     server = run("--role", "data_cache", IRIS_DATABASE_URL=database("limited"))
 

@@ -19,9 +19,12 @@ from http_clients import is_alive, wait_until
 from iris_data import LABELED_ROWS, training_rows
 from optional_programs import require_program, skip_or_fail
 from project import MODEL
-from server_process import ServerProcess, free_ports, refuses_connections, run_failing_start
+from server_process import ServerProcess, error_of, free_ports, refuses_connections, run_failing_start
+from terminal_process import TerminalProcess
 
+from iris_wsgi import __version__
 from iris_wsgi.cpu_limits import available_cpus, thread_count, worker_count
+from iris_wsgi.server.serve import STARTED
 from iris_wsgi.settings import Settings
 
 
@@ -52,6 +55,70 @@ def test_the_start_says_in_its_lines_and_in_the_log_that_nothing_outside_of_the_
     assert any(line.startswith(f"proof: {words} ") for line in server.startup_lines)
 
 
+def test_in_a_pod_the_start_is_one_line_of_json(tmp_path):
+    """Neither stream is a terminal."""
+    words = [
+        "serve",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--workers",
+        "1",
+        "--model-dir",
+        str(MODEL),
+        "--state-dir",
+        str(tmp_path),
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-m", "iris_wsgi", *words], stdout=pipe, stderr=pipe, text=True) as server:
+        event = json.loads(server.stderr.readline())
+        try:
+            response, content = send_request(NamedServer("127.0.0.1", event["port"]), "GET", "/metadata")
+            assert response.status == 200 and json.loads(content)["model"]["digest"] == event["model_digest"]
+        finally:
+            server.terminate()
+        output, errors = server.communicate(timeout=120)
+    assert output == "" and [json.loads(line)["route"] for line in errors.splitlines()] == ["/metadata"]
+    threads, why = thread_count(Settings(), available_cpus()[0])
+    expected = {"level": "info", "message": STARTED, "role": "all", "version": __version__, "host": "0.0.0.0", "workers": 1}
+    expected |= {
+        "workers_reason": "as set",
+        "threads": threads,
+        "threads_reason": why,
+        "model": "iris_svc",
+        "model_version": "1.0.0",
+    }
+    assert {name: event[name] for name in expected} == expected and event["model_digest"].startswith("sha256:")
+    assert event["self_test"].startswith("34 golden rows answered") and "answered by onnxruntime" in event["proof"]
+
+
+@pytest.mark.parametrize("stdout", ["terminal", "pipe"])
+def test_a_terminal_for_standard_error_gets_the_lines_for_people_and_no_json(tmp_path, stdout):
+    words = ["serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL), "--state-dir", str(tmp_path)]
+    master, terminal = os.openpty()
+    output = terminal if stdout == "terminal" else subprocess.PIPE
+    server = subprocess.Popen([sys.executable, "-m", "iris_wsgi", *words], stdout=output, stderr=terminal)
+    os.close(terminal)
+    text = b""
+    try:
+        while b"\ntry: " not in text:
+            text += os.read(master, 65536)
+    finally:
+        server.terminate()
+        server.communicate(timeout=120)
+        os.close(master)
+    assert b" serves role all on http://127.0.0.1:" in text and b'{"time"' not in text
+
+
+def test_an_error_on_a_terminal_is_a_line_for_people():
+    master, terminal = os.openpty()
+    failed = subprocess.run([sys.executable, "-m", "iris_wsgi", "worker", "--port", "http"], stderr=terminal, timeout=60)
+    os.close(terminal)
+    assert failed.returncode == 2 and os.read(master, 65536).startswith(b"iris_wsgi: --port='http' ")
+    os.close(master)
+
+
 def test_the_printed_curl_line_works(live_server):
     require_program("curl")
     line = live_server.startup_lines[-1].removeprefix("try: ")
@@ -76,8 +143,7 @@ def test_the_150_rows_over_a_socket_equal_the_model_bit_for_bit(live_server, ser
 def test_a_used_port_is_reported_in_one_line(live_server):
     failed = run_failing_start("--port", str(live_server.port), "--model-dir", str(MODEL))
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.count("\n") == 1
-    assert f"IRIS_PORT={live_server.port}" in failed.stderr and "already in use" in failed.stderr
+    assert f"IRIS_PORT={live_server.port}" in error_of(failed.stderr) and "already in use" in error_of(failed.stderr)
 
 
 def test_a_port_that_is_bound_without_listening_is_reported_too():
@@ -90,8 +156,7 @@ def test_a_port_that_is_bound_without_listening_is_reported_too():
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "300.1.1.1", "a..b", "a" * 64])
 def test_an_address_of_another_machine_is_reported_in_one_line(host):
     failed = run_failing_start("--host", host, "--port", "0", "--model-dir", str(MODEL))
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
-    assert f"IRIS_HOST={host}" in failed.stderr
+    assert failed.returncode == 1 and f"IRIS_HOST={host}" in error_of(failed.stderr)
 
 
 def test_a_changed_model_stops_the_start_with_status_1_and_one_line(model_copy):
@@ -99,14 +164,12 @@ def test_a_changed_model_stops_the_start_with_status_1_and_one_line(model_copy):
     content[1000] ^= 1
     (model_copy / "iris_svc.onnx").write_bytes(content)
     failed = run_failing_start("--port", "0", "--model-dir", str(model_copy))
-    assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.count("\n") == 1 and "SHA-256" in failed.stderr
+    assert (failed.returncode, failed.stdout) == (1, "") and "SHA-256" in error_of(failed.stderr)
 
 
 def test_an_invalid_setting_stops_the_start_with_status_2_and_one_line():
     failed = run_failing_start(IRIS_PORT="http")
-    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1)
-    assert "IRIS_PORT='http'" in failed.stderr
+    assert (failed.returncode, failed.stdout) == (2, "") and "IRIS_PORT='http'" in error_of(failed.stderr)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -186,14 +249,14 @@ def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
 def test_a_defect_in_one_connection_ends_that_connection_and_is_logged(tmp_path):
     """The test injects a defect, because the server must survive an unexpected exception."""
     code = (
-        "import sys; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
-        "def broken(self): raise KeyError('put in')\n"
+        "import sys, warnings; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
+        "def broken(self): warnings.warn('a warning of a library'); raise KeyError('put in')\n"
         "connection.HTTPConnection.wait_for_more = broken\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
     command += ["--state-dir", str(tmp_path)]
-    server = ServerProcess(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    server = ServerProcess(TerminalProcess(command, stderr=subprocess.PIPE))
     try:
         with socket.create_connection((server.host, server.port)) as half:
             half.sendall(b"GET /livez")
@@ -201,8 +264,21 @@ def test_a_defect_in_one_connection_ends_that_connection_and_is_logged(tmp_path)
         assert send_request(server, "GET", "/livez")[0].status == 200
     finally:
         _, err = server.stop()
-    (failed,) = [line for line in map(json.loads, err.splitlines()) if line["level"] == "error"]
-    assert "put in" in failed["traceback"]
+    events = {line["level"]: line for line in map(json.loads, err.splitlines())}
+    assert "put in" in events["error"]["traceback"] and "a warning of a library" in events["warning"]["message"]
+
+
+def test_a_defect_of_the_parent_is_one_line_of_the_log():
+    code = (
+        "import sys; from iris_wsgi.server.supervisor import Supervisor; from iris_wsgi.cli.main import main\n"
+        "def broken(self): raise KeyError('put in')\n"
+        "Supervisor.run = broken\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    failed = subprocess.run([sys.executable, "-c", code, "serve", "--port", "0"], capture_output=True, text=True, timeout=60)
+    event = json.loads(failed.stderr)
+    assert (failed.returncode, failed.stdout, event["message"]) == (1, "", "the server failed")
+    assert "put in" in event["traceback"]
 
 
 STREAMS = {
@@ -278,7 +354,7 @@ def test_too_few_descriptors_stop_the_start_with_one_line_that_names_the_limit_a
         text=True,
         timeout=60,
     )
-    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert (failed.returncode, failed.stdout) == (1, "") and error_of(failed.stderr)
     assert f"open {limit} files here (ulimit -n)" in failed.stderr and f"needs {needed} at least" in failed.stderr
     assert "ulimit -n 1024" in failed.stderr and "LimitNOFILE=" in failed.stderr
 

@@ -29,7 +29,7 @@ from http_clients import (
     stderr_to,
     wait_until,
 )
-from server_process import refuses_connections, run_failing_start, start_server, wait_for_exit
+from server_process import error_of, refuses_connections, run_failing_start, start_server, wait_for_exit
 from worker_processes import events_containing, log_events, serving_workers, wait_for_two_workers
 
 from iris_wsgi.server import supervisor as workers
@@ -233,7 +233,7 @@ def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log,
     now, started = [1000.0], []
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Supervisor, "start", lambda _: started.append(now[0]))
-    supervisor = Supervisor(Settings(), None, 2, lambda info: None)
+    supervisor = Supervisor(Settings(), None, 2)
     supervisor.log, supervisor.announced = log, True
     worker = WorkerProcess(11, 0, -1)
     worker.ready = True
@@ -289,8 +289,7 @@ def test_a_stopped_worker_does_not_stop_the_others(pair):
 def test_an_invalid_model_ends_the_start_with_one_line(model_copy):
     (model_copy / "label.json").write_text("{}")
     failed = run_failing_start(*TWO, "--port", "0", "--model-dir", str(model_copy))
-    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
-    assert failed.stderr.startswith("iris_wsgi: ") and "label.json" in failed.stderr
+    assert (failed.returncode, failed.stdout) == (1, "") and "label.json" in error_of(failed.stderr)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -355,7 +354,7 @@ def test_there_is_always_a_ready_worker_during_a_replacement(pair):
 def test_a_surplus_worker_is_retired_although_its_predecessor_is_gone(monkeypatch):
     result = []
     monkeypatch.setattr(os, "kill", lambda pid, number: result.append((pid, number)))
-    supervisor = Supervisor(Settings(), None, 2, lambda info: None)
+    supervisor = Supervisor(Settings(), None, 2)
     for pid in (11, 12, 13):
         supervisor.workers[pid] = WorkerProcess(pid, pid - 11, -1)
         supervisor.workers[pid].ready = True
@@ -374,7 +373,8 @@ def test_a_worker_that_died_before_its_parent_noticed_its_readiness_was_ready(mo
 
     result = []
     monkeypatch.setattr(Supervisor, "work", work)
-    supervisor = Supervisor(Settings(), None, 2, result.append)
+    monkeypatch.setattr(workers, "announce", lambda *started: result.append(started))
+    supervisor = Supervisor(Settings(), None, 2)
     supervisor.start()
     (worker,) = supervisor.workers.values()
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
@@ -402,7 +402,7 @@ def test_a_hang_up_with_an_invalid_model_has_no_effect_and_is_logged(run, model_
     (model_copy / "label.json").write_text("{}")
     os.kill(server.process.pid, signal.SIGHUP)
     wait_until(lambda: events_containing(log, "the workers are not replaced"), "the message in the log")
-    assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
+    assert events_containing(log, "label.json")
     assert sorted(wait_for_two_workers(server)) == sorted(old)
     assert fetch(server, LABEL_REQUEST).status == 200
     (model_copy / "label.json").write_bytes(good)

@@ -22,6 +22,7 @@ from doc_examples import (
 from optional_programs import require_package, require_program
 from project import ROOT
 from server_process import ServerProcess
+from terminal_process import TerminalProcess
 
 from iris_wsgi.settings import Settings, flag_of, name_of
 
@@ -59,7 +60,7 @@ def test_the_first_screen_has_the_two_commands_and_a_curl_line():
 def readme_server(tmp_path_factory) -> Iterator[ServerProcess]:
     """bin/serve on a free port."""
     command = ["bin/serve", "--port", "0", "--state-dir", str(tmp_path_factory.mktemp("state"))]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = TerminalProcess(command, cwd=ROOT, stderr=subprocess.PIPE)
     server = ServerProcess(process)
     yield server
     server.stop()

@@ -22,9 +22,10 @@ from http_clients import child_pids, wait_until
 from optional_programs import require_program
 from packed_models import write_model
 from project import ROOT
-from server_process import free_ports
+from server_process import error_of, free_ports
 
 import iris_wsgi
+from iris_wsgi.server.serve import STARTED
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
 import archive
@@ -107,7 +108,7 @@ class Container:
         wait_until(happened, f"what {self.name} is to do; its log: {self.logs()}")
 
     def serves(self) -> "Container":
-        self.wait_until(lambda: "try: " in self.logs() or self.inspect(".State.Running") == "false")
+        self.wait_until(lambda: STARTED in self.logs() or self.inspect(".State.Running") == "false")
         assert self.inspect(".State.Running") == "true", self.logs()
         return self
 
@@ -166,7 +167,7 @@ def test_the_server_returns_the_known_labels_within_the_limits_of_a_cluster(cont
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line)
     assert status["Uid"].split() == ["65532"] * 4 and status["Gid"].split() == ["65532"] * 4
     assert int(status["CapEff"], 16) == 0 and status["NoNewPrivs"] == "1"
-    assert "workers: 1 (" in server.logs() and "allows 0.5 of" in server.logs()
+    assert '"workers": 1, ' in server.logs() and "allows 0.5 of" in server.logs()
 
 
 def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
@@ -223,11 +224,7 @@ def test_a_changed_byte_in_the_model_stops_the_start_with_one_line(runner, tmp_p
     changed.chmod(0o644)
     result = command(runner, "serve", flags=("--network", "none", "--volume", f"{changed}:/model/{name}:ro"))
     assert result.returncode == 1
-    assert (
-        [line for line in result.stderr.splitlines() if "iris_wsgi: " in line]
-        == [line for line in result.stderr.splitlines() if f"/model/{name} has the SHA-256" in line]
-        != []
-    )
+    assert f"/model/{name} has the SHA-256" in error_of(result.stderr.splitlines()[-1])
 
 
 def test_the_health_check_distinguishes_a_hanging_server_from_a_working_one(container):
@@ -582,9 +579,9 @@ def test_every_command_of_the_image_works(runner, tmp_path):
         assert command(runner, name, "--help").returncode == 0, name
     assert re.search(r"self-test: 34 golden rows(.|\n)*fast model iris_lr .*: 31 golden rows", command(runner, "verify").stdout)
     wrong = command(runner, "serve", flags=("--env", "IRIS_PROT=1"))
-    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (
+    assert (wrong.returncode, error_of(wrong.stderr.splitlines()[-1])) == (
         2,
-        "iris_wsgi: IRIS_PROT is not a setting; did you mean IRIS_PORT?",
+        "IRIS_PROT is not a setting; did you mean IRIS_PORT?",
     )
 
 

@@ -398,24 +398,33 @@ def test_every_probe_calls_a_route_of_the_role_on_the_port_of_the_server(objects
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
                 http_get = container[kind]["httpGet"]
                 assert ports[http_get["port"]] == settings.port == 8000
-                assert "GET" in app_of(settings).table[http_get["path"]]
+                path, _, query = http_get["path"].partition("?")
+                assert "GET" in app_of(settings).table[path]
                 # The upstream servers do not exist, so the server is alive and not ready.
-                never_ready = http_get["path"] == "/readyz" and (settings.pred_url or settings.members)
-                assert call_wsgi(app_of(settings), "GET", http_get["path"])[0] == (503 if never_ready else 200)
+                never_ready = path == "/readyz" and (settings.pred_url or settings.members)
+                status, _, _ = call_wsgi(app_of(settings), "GET", path, QUERY_STRING=query)
+                assert status == (503 if never_ready else 200)
 
 
-def test_only_readiness_calls_the_route_that_fails_while_the_server_drains(objects):
+def test_no_probe_fails_because_the_server_starts_or_drains(objects, make_app):
+    """A failed probe is a warning in the events of the pod. The cluster itself removes a pod that ends from its Services."""
+    stopping = make_app(role="web_single").service
+    stopping.readiness.stopping = True
+    assert call_wsgi(stopping.app, "GET", "/readyz")[0] == 503
     for template in our_servers(objects):
         for container in containers(template, "containers"):
-            upstreams = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
-            assert upstreams == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+            paths = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
+            assert paths == {"startupProbe": "/livez", "readinessProbe": "/readyz?exclude=shutdown", "livenessProbe": "/livez"}
+            for path, _, query in (path.partition("?") for path in paths.values()):
+                assert call_wsgi(stopping.app, "GET", path, QUERY_STRING=query)[0] == 200
+            assert container["startupProbe"]["initialDelaySeconds"] > benchmark("first response s")
 
 
 def test_the_startup_probe_allows_a_multiple_of_the_measured_time_and_the_rollout_allows_more(objects):
     for deployment in our_deployments(objects):
         for container in containers(deployment["spec"]["template"], "containers"):
             probe = container["startupProbe"]
-            allowed_seconds = probe["periodSeconds"] * probe["failureThreshold"]
+            allowed_seconds = probe["initialDelaySeconds"] + probe["periodSeconds"] * probe["failureThreshold"]
             assert allowed_seconds > 50 * benchmark("first response s")
             assert deployment["spec"]["progressDeadlineSeconds"] > allowed_seconds + deployment["spec"]["minReadySeconds"]
 
@@ -990,6 +999,8 @@ def test_redis_is_ready_when_it_responds_and_alive_while_it_reads_its_file(redis
     container, _ = redis_of(redis_overlay)
     assert container["readinessProbe"]["exec"]["command"] == ["redis-cli", "-e", "ping"]
     assert container["livenessProbe"]["exec"]["command"] == ["redis-cli", "ping"]
+    # The first probe of both comes when Redis listens.
+    assert all(container[kind]["initialDelaySeconds"] >= 1 for kind in ("readinessProbe", "livenessProbe"))
     # redis-cli reads the password from this variable.
     assert [item["name"] for item in container["env"]] == ["REDISCLI_AUTH"]
 
@@ -1114,7 +1125,8 @@ def test_an_upstream_server_serves_until_no_client_has_its_address_any_more(call
 def test_a_rollout_of_a_caller_allows_the_time_for_its_upstream_servers(caller_overlay):
     own = public_deployment(caller_overlay)
     (container,) = containers(own["spec"]["template"])
-    start = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
+    probe = container["startupProbe"]
+    start = probe["initialDelaySeconds"] + probe["periodSeconds"] * probe["failureThreshold"]
     needed = start + own["spec"]["minReadySeconds"] + NAMED_SECONDS + LOOKUP_SECONDS
     for deployment in upstream_deployments(caller_overlay):
         assert own["spec"]["progressDeadlineSeconds"] > deployment["spec"]["progressDeadlineSeconds"] + needed

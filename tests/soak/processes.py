@@ -13,6 +13,7 @@ from edge_bundles import build_bundle
 from http_clients import NO_COVERAGE, READYZ, TIMEOUT_SECONDS, child_pids, fetch, http_request, is_alive, kill_tree, wait_until
 from postgres_server import PostgresServer
 from redis_server import RedisServer
+from terminal_process import TerminalProcess
 
 MODEL = Path(__file__).parent.parent.parent / "model"
 NAMES = ("setosa", "versicolor", "virginica")
@@ -56,17 +57,14 @@ class Server:
         """Starts the process without waiting until it is ready."""
         command = [sys.executable, "-m", "iris_wsgi", "serve", *self.options, "--port", str(self.port)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment)
+            self.process = TerminalProcess(command, stderr=log, env=self.environment)
 
     def wait_for_port(self) -> "Server":
         """Reads the port from the first lines of the server."""
-        found = find_url(self.process.stdout.readline().strip())
+        lines = self.process.startup_lines()
+        found = find_url(lines[0]) if lines else None
         assert found, f"{self.name} does not start: {self.log.read_text()[-2000:]}"
         self.port = int(found[2])
-        # The server prints no further lines.
-        for line in self.process.stdout:
-            if line.startswith("try: "):
-                break
         return self
 
     def start(self) -> None:

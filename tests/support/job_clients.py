@@ -21,6 +21,7 @@ from iris_data import IRIS_ROWS
 from job_store_invariants import invariant_violations
 from job_workers import open_job_store
 from project import MODEL
+from terminal_process import TerminalProcess
 
 from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.model.session import Model
@@ -87,12 +88,12 @@ class RestartingProcess:
     def run(self) -> None:
         while not self.stopping:
             with self.log.open("a") as log:
-                self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment)
+                self.process = TerminalProcess(self.command, stderr=log, env=self.environment)
                 self.started_at = time.monotonic()
             with self.process:
-                for line in self.process.stdout:
-                    if found := find_address(line):
-                        self.address = Address(found[1], int(found[2]))
+                lines = self.process.startup_lines()
+                if lines and (found := find_address(lines[0])):
+                    self.address = Address(found[1], int(found[2]))
             self.address = None
             self.exit_codes.append(self.process.returncode)
 

@@ -71,9 +71,10 @@ class PostgresServer:
             cursor = connection.execute(sql, values)
             return cursor.fetchall() if cursor.description else []
 
-    def create_database(self, name: str) -> str:
+    def create_database(self, name: str, encoding: str = "UTF8") -> str:
         """Creates a database and returns its URL."""
-        self.execute(f'CREATE DATABASE "{name}"')
+        # The locale of the server is of UTF-8, and C is of every encoding.
+        self.execute(f"""CREATE DATABASE "{name}" ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0""")
         return f"postgresql://{USER}@/{name}?host={self.folder}"
 
     def signal(self, number: int) -> None:

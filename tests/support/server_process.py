@@ -1,6 +1,7 @@
 """Servers in separate processes, and functions that start and stop them."""
 
 import atexit
+import json
 import os
 import re
 import socket
@@ -22,6 +23,7 @@ from http_clients import (
 from manual_clock import CLOCK_SCRIPT, ManualClock
 from optional_programs import require_program
 from project import MODEL
+from terminal_process import TerminalProcess
 
 
 @cache
@@ -35,13 +37,9 @@ def state_root() -> str:
 class ServerProcess:
     """Server in a separate process that has printed its address."""
 
-    def __init__(self, process: subprocess.Popen) -> None:
+    def __init__(self, process: TerminalProcess) -> None:
         self.process = process
-        self.startup_lines: list[str] = []
-        for line in process.stdout:
-            self.startup_lines.append(line.rstrip("\n"))
-            if line.startswith("try: "):
-                break
+        self.startup_lines = process.startup_lines()
         address = re.search(r"http://(\S+):(\d+)$", self.startup_lines[0]) if self.startup_lines else None
         assert address, f"no address in {self.startup_lines}: {process.communicate()}"
         self.url, self.host, self.port = address[0], address[1], int(address[2])
@@ -53,7 +51,7 @@ class ServerProcess:
         return pid
 
     def stop(self) -> tuple[str, str]:
-        """Ends the server with SIGTERM. Returns the rest of its output and its standard error."""
+        """Ends the server with SIGTERM. Returns an empty output, and its standard error without the line of the start."""
         self.process.terminate()
         return self.process.communicate(timeout=120)
 
@@ -76,8 +74,7 @@ def start_server(
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=state_root()), **environ}
     environment |= with_constants(constants or {})
-    pipe = subprocess.PIPE
-    return ServerProcess(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
+    return ServerProcess(TerminalProcess(line, stderr=subprocess.PIPE, env=environment, cwd=cwd))
 
 
 def wait_for_exit(server) -> int:
@@ -108,6 +105,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_failing_start(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
-    """Starts a server that is expected to fail, and waits for its end."""
+    """Starts a server that is expected to fail, and waits for its end. Its standard error is a log of JSON lines."""
     command = [sys.executable, "-m", "iris_wsgi", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environ})
+
+
+def error_of(text: str) -> str:
+    """Returns the message of a start that has failed, whose standard error is one line of the log."""
+    (line,) = text.splitlines()
+    event = json.loads(line)
+    assert list(event) == ["time", "level", "message"] and event["level"] == "error", line
+    return event["message"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from http_clients import child_pids, wait_until
 
+from iris_wsgi.server.serve import STARTED
+
 
 def wait_for_two_workers(server) -> list[int]:
     """Returns the process ids of the two workers after both of them have started to serve."""
@@ -36,9 +38,14 @@ def epoll_descriptor_count(pid: int) -> int:
 
 
 def log_events(log: Path) -> list[dict]:
-    """Returns the log lines that do not describe a request."""
+    """Returns the log lines that describe neither a request nor the start."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if "message" in line]
+    return [line for line in lines if line.get("message", STARTED) != STARTED]
+
+
+def request_lines(log: Path) -> list[dict]:
+    """Returns the log lines of requests."""
+    return [line for line in map(json.loads, log.read_text().splitlines()) if "route" in line]
 
 
 def events_containing(log: Path, text: str) -> list[dict]:

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 from project import MODEL, ROOT
+from server_process import error_of
 
-from iris_wsgi.cli.main import main, parser
+from iris_wsgi.cli.main import SERVERS, main, parser
 from iris_wsgi.patterns.asynchronous.sqlite_store import create_job_store
 from iris_wsgi.settings import (
     REMOVED,
@@ -254,7 +255,12 @@ def test_a_removed_setting_stops_the_start_with_one_line_of_advice(name, capsys)
         application_settings({}, {name: 1})
     for command in ("serve", "worker", *["verify"] * (name == "fast_model_dir")):
         assert main([command, flag_of(name), "x"]) == 2
-        assert capsys.readouterr().err == f"iris_wsgi: {flag_of(name)} {result}\n"
+        error = capsys.readouterr().err
+        assert (
+            error_of(error) == f"{flag_of(name)} {result}"
+            if command != "verify"
+            else error == f"iris_wsgi: {flag_of(name)} {result}\n"
+        )
 
 
 def test_settings_made_in_python_are_checked_too():
@@ -267,7 +273,8 @@ def test_an_invalid_setting_ends_a_command_with_status_2_and_one_line(command, m
     monkeypatch.setenv("IRIS_PROT", "1")
     assert main([command]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("iris_wsgi: IRIS_PROT is not a setting") and err.count("\n") == 1
+    error = error_of(err) if command in SERVERS else err.removeprefix("iris_wsgi: ").removesuffix("\n")
+    assert out == "" and error == "IRIS_PROT is not a setting; did you mean IRIS_PORT?"
 
 
 def test_help_and_version_load_no_model():

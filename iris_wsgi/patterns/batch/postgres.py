@@ -9,10 +9,10 @@ from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import DIGEST, PREDICTION, Column, Dialect, InputTable, PredictionRows, prediction_columns
 from iris_wsgi.patterns.batch.options import TableName, quoted
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.postgres import PostgresError, Row, connect, parse_url
+from iris_wsgi.storage.postgres import NOT_CONVERTIBLE, PostgresError, Row, connect, parse_url
 
 # Defaults for parameters that the URL does not set.
-OPTIONS = {"connect_timeout": "10", "client_encoding": "UTF8", "application_name": "iris_wsgi"}
+OPTIONS = {"connect_timeout": "10", "application_name": "iris_wsgi"}
 # Maximum idle time of a transaction, as while a slow model scores its rows. Then the server releases its locks.
 IDLE_SECONDS = 900
 GRANT = (
@@ -20,10 +20,19 @@ GRANT = (
     " and SELECT, INSERT and UPDATE on NAME_prediction and NAME_run"
 )
 PRIMARY = "the address must lead to the primary, and the role must not be read-only"
+UTF8 = "use a database that was created with ENCODING 'UTF8'"
+NO_CHARACTER = f"the encoding of the database lacks a character of a name or a label; {UTF8}"
+# A feature that is not UTF-8 makes a bad row instead.
+NOT_UTF8 = (
+    f"the database has the encoding SQL_ASCII and a text that is not UTF-8 in the key or a name; correct the text, or {UTF8}"
+)
+# The encoding of a database whose texts are bytes of any encoding.
+ANY_BYTES = "SQL_ASCII"
+UNTRANSLATABLE = "22P05"
 # By SQLSTATE.
-REMEDIES = {"42501": GRANT, "25006": PRIMARY}
+REMEDIES = {"42501": GRANT, "25006": PRIMARY, UNTRANSLATABLE: NO_CHARACTER, "22021": NOT_UTF8}
 # Messages of libpq for an address that a retry does not repair.
-PERMANENT_ERRORS = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
+PERMANENT_ERRORS = ("authentication failed", "does not exist", "invalid connection option", "invalid URI", NOT_CONVERTIBLE)
 # Types whose values are integers or doubles. All others are read as text, so that no value is out of range.
 INTEGERS = {"integer", "smallint", "bigint"}
 DOUBLES = {"double precision", "real", *INTEGERS}
@@ -62,6 +71,12 @@ def feature_expression(name: str, kind: str, feature: str) -> str:
     return f"{name}::{'float8' if kind in DOUBLES else 'text'}"
 
 
+def bytes_expression(name: str, kind: str, feature: str) -> str:
+    """Returns the expression of a database whose texts may not be UTF-8, which the server would refuse to send as texts."""
+    expression = feature_expression(name, kind, feature)
+    return f"convert_to({expression}, '{ANY_BYTES}')" if expression.endswith("::text") else expression
+
+
 DIALECT = Dialect(
     placeholder="%s",
     now="clock_timestamp()",
@@ -80,13 +95,11 @@ DIALECT = Dialect(
 
 
 class Forbidden(Stopped):
-    """The role lacks a permission."""
+    """The database refuses a statement for a reason that no retry repairs, such as a missing permission."""
 
 
 class PostgresTables:
     """Connection to PostgreSQL with the methods of SqliteTables; a call ends after `seconds`, even without a server."""
-
-    dialect = DIALECT
 
     def __init__(self, url: str, seconds: float) -> None:
         """Raises BadSetting for an invalid address, and Stopped if the server is down."""
@@ -102,15 +115,24 @@ class PostgresTables:
             failed = self.failure(error)
             raise BadSetting(str(failed)) if any(text in error.details for text in PERMANENT_ERRORS) else failed from None
         self.settings = transaction_settings(seconds)
+        self.dialect = DIALECT
+        if self.connection.database_encoding == ANY_BYTES:
+            self.dialect = DIALECT._replace(feature=bytes_expression)
+            self.connection.read_bytes_as_text()
 
     def failure(self, error: PostgresError) -> Stopped:
         reason = f"no response within {self.seconds:g} s" if error.timed_out else str(error)[:300]
         failed = f"the PostgreSQL at {self.place} failed: {reason}"
-        remedy = REMEDIES.get(error.sqlstate)
+        remedy = REMEDIES.get(error.sqlstate) or (UTF8 if NOT_CONVERTIBLE in error.details else None)
         return Forbidden(f"{failed}; {remedy}") if remedy else Stopped(failed)
 
     def find(self, name: TableName) -> InputTable | None:
-        found = self.execute(FIND, (plain(name),))
+        """Raises BadSetting for a name that the encoding of the database cannot have."""
+        try:
+            found = self.execute(FIND, (plain(name),))
+        except Forbidden as error:
+            # No table has a name with a character that the encoding of the database lacks.
+            raise BadSetting(str(error)) from None
         if not found:
             return None
         ((schema, oid, has_heirs),) = found

@@ -265,7 +265,8 @@ class TableRun:
 
     def save(self, status: str, ok: int, bad: int, labels: dict[str, int]) -> None:
         ended = int(status != "running")
-        counts = (ok, bad, json.dumps(labels))
+        # Only a PostgreSQL of the encoding UTF8 accepts escapes of all characters.
+        counts = (ok, bad, json.dumps(labels, ensure_ascii=False))
         values = (self.id, self.model.digest, str(self.options.table), ended, status, *counts)
         self.database.execute(self.statements.save_run(), values)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from iris_wsgi.errors import BackendUnavailable, BadStore, OperationDenied
 from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemChanges
-from iris_wsgi.storage.postgres import ConnectionPool, PostgresConnection, PostgresError, Row, parse_url
+from iris_wsgi.storage.postgres import NOT_CONVERTIBLE, ConnectionPool, PostgresConnection, PostgresError, Row, parse_url
 
 # The cursor is the xmin of a snapshot: all transactions before it had ended, so later writes belong to later transactions.
 SCRIPT = """
@@ -50,6 +50,7 @@ GRANT = (
 SIGN_IN = "The database rejects the role or the password of IRIS_DATABASE_URL: correct them, or grant the role LOGIN and CONNECT."
 CREATE = "The database in IRIS_DATABASE_URL does not exist: create it, or correct the name."
 RESTART = "The tables iris_items and iris_items_store are missing or changed: restore them, or restart the server."
+ENCODING = "The encoding of the database in IRIS_DATABASE_URL has no conversion to UTF-8: create it with ENCODING 'UTF8'."
 PRIMARY = "The database is read-only: IRIS_DATABASE_URL must be the address of the primary, and its role must not be read-only."
 # By the SQLSTATE or its class.
 CONNECTION_REMEDIES = {"28": SIGN_IN, "3D": CREATE}
@@ -64,6 +65,7 @@ MESSAGE_REMEDIES = {
     r"no\ssuch user": SIGN_IN,
     r"no\ssuch database": CREATE,
     "permission denied for database": SIGN_IN,
+    NOT_CONVERTIBLE: ENCODING,
 }
 
 

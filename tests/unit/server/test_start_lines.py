@@ -9,38 +9,36 @@ from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR
 from iris_wsgi.model.artifact import PROOF_TEXTS, PROOFS, ModelDescription
 from iris_wsgi.model.golden import proof_of
 from iris_wsgi.model.session import RUNTIME_VERSION
-from iris_wsgi.server.serve import ReadyInfo, announce
+from iris_wsgi.server.serve import ReadyInfo, start_lines
 from iris_wsgi.settings import Settings
 
 MIXED_ROW = [31.5, None, 'l\'été "<b>" $HOME', True]
 
 
-def start_lines(row: list, kind: str = CLASSIFIER, **settings) -> list[str]:
-    lines: list[str] = []
+def lines_of(row: list, kind: str = CLASSIFIER, **settings) -> list[str]:
     info = ReadyInfo("127.0.0.1", 8000, "my model 1 sha256:0", "5 golden rows answered", "nothing was compared", kind, row)
-    announce(Settings(**settings), info, lines.append)
-    return lines
+    return [*start_lines(Settings(**settings), info)]
 
 
 def test_the_proof_has_a_line():
-    assert "proof: nothing was compared" in start_lines([1.0])
+    assert "proof: nothing was compared" in lines_of([1.0])
 
 
 @pytest.mark.parametrize(("role", "path", "member"), [("all", "/predict/label", "data"), ("asynchronous", "/jobs", "data"),
                                                       ("synchronous", "/v1/models/my%20model:predict", "instances")])  # fmt: skip
 def test_the_command_sends_null_strings_and_booleans_as_json(role, path, member):
-    words = shlex.split(start_lines(MIXED_ROW, role=role)[-1].removeprefix("try: "))
+    words = shlex.split(lines_of(MIXED_ROW, role=role)[-1].removeprefix("try: "))
     assert words[:3] == ["curl", "-s", f"http://127.0.0.1:8000{path}"]
     assert json.loads(words[-1]) == {member: [MIXED_ROW]}
 
 
 def test_the_command_for_a_regressor_asks_for_values():
-    assert " http://127.0.0.1:8000/predict -H " in start_lines([1.0], REGRESSOR)[-1]
+    assert " http://127.0.0.1:8000/predict -H " in lines_of([1.0], REGRESSOR)[-1]
 
 
 @pytest.mark.parametrize(("role", "path"), [("all", "/predict/test"), ("synchronous", "/openapi.json")])
 def test_a_row_of_many_values_is_not_printed(role, path):
-    assert start_lines([0.5] * 5000, role=role)[-1] == f"try: curl -s http://127.0.0.1:8000{path}"
+    assert lines_of([0.5] * 5000, role=role)[-1] == f"try: curl -s http://127.0.0.1:8000{path}"
 
 
 @pytest.mark.parametrize("proof", PROOFS)
