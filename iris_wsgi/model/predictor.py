@@ -326,12 +326,16 @@ def bind_row(model: Model, sample: Array) -> BoundRow | None:
     (answer,) = model.run(model.output_names, model.feeds(sample[:1]), None)
     if answer.dtype is not FLOAT32 or answer.size != len(model.outputs.columns):
         return None
-    bound, options = BoundRow(model, sample[:1]), RunOptions()
-    for row in sample:
-        bound.take(*row.tolist())
-        bound.run(options)
-        if not np.array_equal(np.array([bound.result.tolist()], np.float32), model.predict(row[np.newaxis])):
-            return None
+    try:
+        bound, options = BoundRow(model, sample[:1]), RunOptions()
+        for row in sample:
+            bound.take(*row.tolist())
+            bound.run(options)
+            if not np.array_equal(np.array([bound.result.tolist()], np.float32), model.predict(row[np.newaxis])):
+                return None
+    except Exception:
+        # Such as a graph that gives other columns than it declares.
+        return None
     return bound
 
 
