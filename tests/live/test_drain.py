@@ -232,7 +232,6 @@ def test_no_request_is_lost_under_load_at_any_number_of_shutdowns(way, workers):
             server.process.kill()
             server.process.wait(120)
             drain.join(120)
-            server.process.stdout.close()
             server.process.stderr.close()
 
 

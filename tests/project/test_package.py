@@ -43,6 +43,7 @@ def test_the_repository_has_no_unexpected_files_at_its_top():
         ".gitignore",
         "Dockerfile",
         "bin",
+        "charts",
         "docs",
         "iris_wsgi",
         "manifests",

@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import tty
 from contextlib import suppress
 from itertools import pairwise
 
 import pytest
+from http_clients import wait_until
 from project import ROOT
 
 from iris_wsgi.observability.log import MAX_WAITING_LINES, PIPE_BUF, LibraryLogHandler, Log
@@ -233,14 +233,17 @@ def test_every_kind_of_stream_gets_all_lines(tmp_path, kind):
     log, content = Log(writer, buffered=True), b""
     for i in range(300):
         log.event("info", "line", i=i, text="x" * i)
-    deadline = time.monotonic() + 60
     if reader != -1:
         os.set_blocking(reader, False)
-    while log.waiting or (reader != -1 and content.count(b"\n") < 300):
-        assert time.monotonic() < deadline
+
+    def is_complete() -> bool:
+        nonlocal content
         log.flush()
         with suppress(BlockingIOError, OSError):
             content += os.read(reader, 1 << 16)
+        return not log.waiting and (reader == -1 or content.count(b"\n") == 300)
+
+    wait_until(is_complete, "all lines")
     assert reader == -1 or [json.loads(line)["i"] for line in content.splitlines()] == list(range(300))
     assert log.lost == 0 and os.get_blocking(writer)
     for descriptor in {reader, writer} - {-1}:
