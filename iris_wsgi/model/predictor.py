@@ -199,6 +199,9 @@ class ModelMetrics:
         self.kind = np.float32 if model.schema.dtype == np.float32 else np.float64
         has_range = [j for j, f in enumerate(model.features) if f.min is not None and f.max is not None]
         self.ranged = [(j, model.features[j].name, *bounds_of(model.features[j], self.kind)) for j in has_range]
+        self.columns = has_range
+        self.low: Array = np.array([low for _, _, low, _ in self.ranged], self.kind)
+        self.high: Array = np.array([high for _, _, _, high in self.ranged], self.kind)
         self.is_object, self.outputs = model.schema.has_strings, outputs
         self.best_of = outputs.best_of if outputs.has_label_column else best if model.labels else lambda _: 0
         self.cells, self.lock = registry.cells, registry.lock
@@ -245,11 +248,8 @@ class ModelMetrics:
         counts = np.bincount(numbers, minlength=len(self.labels))
         for label, count in zip(self.labels, counts.tolist(), strict=True):
             self.rows.add((label,), count)
-        columns = [j for j, _, _, _ in self.ranged]
-        within = rows[:, columns].astype(self.kind) if self.is_object else rows[:, columns]
-        low: Array = np.array([bound for _, _, bound, _ in self.ranged], self.kind)
-        high: Array = np.array([bound for _, _, _, bound in self.ranged], self.kind)
-        outside = ((within < low) | (within > high)).sum(axis=0)
+        within = rows[:, self.columns].astype(self.kind) if self.is_object else rows[:, self.columns]
+        outside = ((within < self.low) | (within > self.high)).sum(axis=0)
         for (_, name, _, _), count in zip(self.ranged, outside.tolist(), strict=True):
             self.out_of_range.add((name,), count)
 

@@ -1,7 +1,6 @@
 """Access log and request metrics."""
 
 import json
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from math import inf
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from iris_wsgi.errors import PHRASES
 from iris_wsgi.observability.log import Log
-from iris_wsgi.observability.metrics import SECONDS, Counter, Gauge, Histogram, Registry
+from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry
 from iris_wsgi.observability.trace_context import RequestIds, TraceContext
 from iris_wsgi.wsgi.application import METHODS, UNMATCHED, Response
 
@@ -107,7 +106,7 @@ class RequestObserver:
 
     def write(self) -> None:
         """Counts the collected requests, under one lock, and writes their log lines in the order of their ends."""
-        answers, cells, width, lines, time_of = self.answers, self.cells, self.seconds.width, [], self.log.time_of
+        answers, cells, lines, time_of = self.answers, self.cells, [], self.log.time_of
         if not answers:
             return
         offset = time() - monotonic()
@@ -117,8 +116,7 @@ class RequestObserver:
                 (requests, histogram, start), response, request_id, context, began, ended = answers.popleft()
                 seconds = ended - began
                 cells[requests] += 1
-                cells[histogram + bisect_left(SECONDS, seconds)] += 1
-                cells[histogram + width - 1] += seconds
+                self.seconds.record(seconds, histogram)
                 rows = "null" if response.rows is None else response.rows
                 job = f'","job":"{response.job}' if response.job else ""
                 traced = (

@@ -1,13 +1,11 @@
 """Metrics of the model: runs on one row are collected, and their sums are those of counting one at a time."""
 
 import random
-import sys
 import threading
 from itertools import chain
 from math import nan
 
 import numpy as np
-import pytest
 from metrics_text import sample_value
 from packed_models import write_model
 from predictors import of_arrays, predictor
@@ -137,15 +135,6 @@ def test_a_run_on_one_row_is_collected_and_one_on_many_rows_is_counted():
     text = registry.text().decode()
     assert [sample_value(text, "model_rows_total", label=label) for label in metrics.labels] == [0, 4, 0]
     assert sample_value(text, "model_input_out_of_range_total", feature=metrics.ranged[3][1]) == 4
-
-
-@pytest.fixture
-def quick_switches():
-    """Lets the interpreter switch between threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def test_no_run_is_lost_or_counted_twice_while_threads_predict_and_another_one_scrapes(quick_switches):

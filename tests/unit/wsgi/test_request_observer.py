@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import sys
 import threading
 from bisect import bisect_left
 from collections import Counter
@@ -343,15 +342,6 @@ def test_a_turn_without_delay_writes_once(observed, clock, monkeypatch):
 
 
 # Threads
-
-
-@pytest.fixture
-def quick_switches():
-    """Lets the interpreter switch between threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("is_buffered", [True, False])
