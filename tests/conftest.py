@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,15 +86,6 @@ def call(service: Service) -> Callable[..., tuple[int, dict[str, str], bytes]]:
         return call_wsgi(service.app, method, path, body, **environ)
 
     return call_app
-
-
-@pytest.fixture
-def quick_switches() -> Iterator[None]:
-    """Lets the interpreter switch between threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class LiveLoop(NamedTuple):
     fast: list[bool]
 
     def lines(self) -> list[dict]:
-        return [json.loads(line) for line in os.pread(self.log_file, 1 << 26, 0).splitlines()]
+        return [json.loads(line) for line in os.pread(self.log_file, 1 << 26, 0).rpartition(b"\n")[0].splitlines()]
 
     def both(self, request: bytes) -> tuple[HttpResponse, HttpResponse, bool]:
         """Returns the responses over both paths, and whether the first was the fast one."""

@@ -37,15 +37,20 @@ def epoll_descriptor_count(pid: int) -> int:
     return count
 
 
+def complete_lines(log: Path) -> list[str]:
+    """Returns the lines of a file that another process writes, without one whose end is not written yet."""
+    return log.read_text().rpartition("\n")[0].splitlines()
+
+
 def log_events(log: Path) -> list[dict]:
     """Returns the log lines that describe neither a request nor the start."""
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in complete_lines(log) if line.startswith("{")]
     return [line for line in lines if line.get("message", STARTED) != STARTED]
 
 
 def request_lines(log: Path) -> list[dict]:
     """Returns the log lines of requests."""
-    return [line for line in map(json.loads, log.read_text().splitlines()) if "route" in line]
+    return [line for line in map(json.loads, complete_lines(log)) if "route" in line]
 
 
 def events_containing(log: Path, text: str) -> list[dict]:

@@ -1,7 +1,7 @@
 """Metrics of the model: runs on one row are collected, and their sums are those of counting one at a time."""
 
 import random
-import threading
+from functools import partial
 from itertools import chain
 from math import nan
 
@@ -10,6 +10,7 @@ from metrics_text import sample_value
 from packed_models import write_model
 from predictors import of_arrays, predictor
 from project import MODEL
+from racing_threads import race
 
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import MAX_COLLECTED, ModelMetrics, measured
@@ -137,31 +138,20 @@ def test_a_run_on_one_row_is_collected_and_one_on_many_rows_is_counted():
     assert sample_value(text, "model_input_out_of_range_total", feature=metrics.ranged[3][1]) == 4
 
 
-def test_no_run_is_lost_or_counted_twice_while_threads_predict_and_another_one_scrapes(quick_switches):
+def test_no_run_is_lost_or_counted_twice_while_threads_predict_and_another_one_scrapes():
     (registry, metrics), counts, drawn = counted(MODEL), iris_counts(), random.Random(2)
     shares = [[random_run(drawn, counts) for _ in range(3000)] for _ in range(4)]
     for row, _, label, seconds in chain.from_iterable(shares):
         counts.add(row, label, seconds)
-    ended, scrapes, faults = threading.Event(), [], []
+    scrapes = []
 
     def predict(share):
-        try:
-            for row, output, _, seconds in share:
-                metrics.add_one(row, output, seconds)
-        except Exception as error:
-            faults.append(error)
+        for row, output, _, seconds in share:
+            metrics.add_one(row, output, seconds)
 
     def scrape():
-        while not ended.is_set():
-            scrapes.append(sample_value(registry.text().decode(), "model_runs_total"))
+        scrapes.append(sample_value(registry.text().decode(), "model_runs_total"))
 
-    threads = [threading.Thread(target=predict, args=(share,)) for share in shares]
-    scraper = threading.Thread(target=scrape)
-    for thread in (scraper, *threads):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    ended.set()
-    scraper.join()
-    assert not faults and scrapes and scrapes == sorted(scrapes)
+    race(*(partial(predict, share) for share in shares), meanwhile=scrape)
+    assert scrapes == sorted(scrapes)
     counts.compare(registry.text().decode())

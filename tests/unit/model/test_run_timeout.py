@@ -1,9 +1,9 @@
 """Deadlines: an expired request is not computed any further, and gets 504 in time."""
 
 import json
-import sys
 import threading
 import time
+from functools import partial
 from math import inf
 from queue import Queue
 
@@ -13,6 +13,7 @@ from applications import call_wsgi
 from http_clients import LABEL_REQUEST, METRICS, RawConnection, http_request, metric_sum
 from http_clients import wait_until as happens
 from predictors import of_arrays
+from racing_threads import race
 
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, WAITED_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model import predictor
@@ -312,16 +313,7 @@ def test_of_the_runs_of_many_threads_those_that_outlive_their_deadline_are_termi
             elif watchdog.run(lambda options: [options.terminate for _ in range(50)][-1], time.monotonic() + 60 + i % 3):
                 faults.append("terminated before its deadline")
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    race(*(partial(work, k) for k in range(4)))
     assert not faults and len(ended) == 4 * 25 and watchdog.runs == {}
     # Options are used again, except those of terminated runs.
     assert [options.terminate for options in watchdog.unused] == [False] * (len(created) - len(ended))

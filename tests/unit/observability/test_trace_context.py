@@ -4,11 +4,11 @@ import json
 import re
 import subprocess
 import sys
-import threading
 
 import pytest
 from http_clients import ROW, RawConnection, fetch, http_request, wait_until
 from project import ROOT
+from racing_threads import race
 
 from iris_wsgi.observability.trace_context import RequestIdSequence, new_request_id, request_ids
 
@@ -107,19 +107,9 @@ def test_a_request_without_a_valid_id_gets_a_new_one(offered):
 
 
 def test_threads_never_share_an_id():
-    before, found = sys.getswitchinterval(), [[] for _ in range(4)]
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [
-            threading.Thread(target=lambda k=k: [found[k].append(new_request_id()) for _ in range(5000)]) for k in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert len({one for share in found for one in share}) == 20_000
+    found = []
+    race(*[lambda: found.extend([new_request_id() for _ in range(5000)])] * 4)
+    assert len(found) == len(set(found)) == 20_000
 
 
 def test_forked_processes_have_other_ids_than_their_parent_and_each_other():

@@ -19,6 +19,7 @@ from http_clients import ROW, HttpResponse, RawConnection, http_request, wait_un
 from optional_programs import require_program
 from project import MODEL, ROOT
 from server_process import free_ports
+from worker_processes import complete_lines
 
 import iris_wsgi
 from iris_wsgi.errors import Problem
@@ -177,7 +178,7 @@ def test_under_other_servers_the_environment_counts(under, name):
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 2}).status == 200
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 3}).status == 422
     assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in complete_lines(server.log) if line.startswith("{")]
     (result,) = [line["message"] for line in lines if line["level"] == "warning"]
     assert result == "settings without effect under another WSGI server, which has its own options: IRIS_PORT"
 

@@ -3,14 +3,15 @@
 import json
 import os
 import random
-import threading
 from bisect import bisect_left
 from collections import Counter
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 import pytest
 from metrics_text import sample_value
+from racing_threads import race
 
 from iris_wsgi.observability.log import MAX_WAITING_LINES, PIPE_BUF, Log
 from iris_wsgi.observability.metrics import SECONDS, Registry
@@ -345,32 +346,17 @@ def test_a_turn_without_delay_writes_once(observed, clock, monkeypatch):
 
 
 @pytest.mark.parametrize("is_buffered", [True, False])
-def test_threads_write_each_line_once_and_count_each_request_once(observed, direct, quick_switches, is_buffered):
-    which, count, ended, faults = observed if is_buffered else direct, 1500, threading.Event(), []
+def test_threads_write_each_line_once_and_count_each_request_once(observed, direct, is_buffered):
+    which, count = observed if is_buffered else direct, 1500
 
     def answer(k):
-        try:
-            for i in range(count):
-                which.answer(f"{k} {i}", route=("/predict", "/livez", UNMATCHED)[i % 3], took=0.25)
-        except Exception as error:
-            faults.append(error)
+        for i in range(count):
+            which.answer(f"{k} {i}", route=("/predict", "/livez", UNMATCHED)[i % 3], took=0.25)
 
-    def flush():
-        while not ended.is_set():
-            which.turn()
-            which.registry.text()
-
-    threads = [threading.Thread(target=answer, args=(k,)) for k in range(4)]
-    flusher = threading.Thread(target=flush)
-    for thread in (flusher, *threads):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    ended.set()
-    flusher.join()
+    race(*(partial(answer, k) for k in range(4)), meanwhile=lambda: (which.turn(), which.registry.text()))
     which.turn()
     found = [tuple(map(int, one.split())) for one in which.ids()]
-    assert not faults and len(found) == 4 * count == which.counted() and which.log.lost == 0
+    assert len(found) == 4 * count == which.counted() and which.log.lost == 0
     for k in range(4):
         assert [i for thread, i in found if thread == k] == list(range(count))
     text = which.registry.text().decode()
