@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from iris_wsgi.setting_types import has_password
 
-# Returns the line that print_error() writes for a message, or is None for lines for people.
-error_formatter: Callable[[str], str] | None = None
+# Returns the log line of a message, or is None for lines for people. The first argument is the level: "info" or "error".
+log_formatter: Callable[..., str] | None = None
 
 MODEL_PACKAGES = ("numpy", "onnxruntime")
 SERVER_PACKAGES = (*MODEL_PACKAGES, "waitress")
@@ -116,7 +116,7 @@ def null_stream() -> TextIO:
 def print_result(line: str) -> None:
     """Prints a line of the result to standard output. Raises BrokenPipeError and StdoutFailed."""
     try:
-        print(line, flush=True)
+        print(log_formatter("info", line) if log_formatter else line, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -130,18 +130,23 @@ def print_status(line: str, stream: TextIO) -> None:
         print(line, file=stream, flush=True)
 
 
-def set_error_formatter(formatter: Callable[[str], str] | None) -> None:
-    """Makes print_error() write the line that `formatter` returns for a message. None restores lines for people."""
-    global error_formatter
-    error_formatter = formatter
+def set_log_formatter(formatter: Callable[..., str] | None) -> None:
+    """Makes all messages log lines that `formatter` returns for level, message, and fields. None restores lines for people."""
+    global log_formatter
+    log_formatter = formatter
 
 
-def print_error(line: str, program: str = "iris_wsgi") -> None:
-    """Prints a message to standard error. `program` is its prefix."""
+def print_error(line: str, program: str = "iris_wsgi", level: str = "error", **fields: object) -> None:
+    """Prints a message to standard error. `program` is its prefix for people; level and fields are only in a log line."""
     try:
-        print(error_formatter(line) if error_formatter else f"{program}: {line}", file=sys.stderr, flush=True)
+        print(log_formatter(level, line, **fields) if log_formatter else f"{program}: {line}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = null_stream()
+
+
+def print_notice(line: str) -> None:
+    """Prints a message that does not report an error to standard error."""
+    print_error(line, level="info")
 
 
 def report_failure(message: str, status: int) -> int:
@@ -181,6 +186,8 @@ class ProgressReporter:
                 moved = done - self.first[0]
                 left = (now - self.began) * (self.total - done) / moved if moved else 0
                 line = f"{done / self.total:.0%}, about {left:.0f} s to go, {line}"
+            if log_formatter:
+                line = log_formatter("info", line, rows=rows, bad=bad)
             print(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:

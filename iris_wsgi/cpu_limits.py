@@ -137,7 +137,13 @@ def memory(proc: Path = PROC) -> tuple[int, str]:
     return min(machine, memory_limit(proc) or machine)
 
 
+# The model, its companions, and the members.
+GRAPHS = ("*.onnx", "*/*.onnx", "members/*/*.onnx")
+
+
 def model_bytes(settings: Settings) -> int:
     """Returns the size of all graphs in the model folder of the role."""
     folder = Path(settings.model_dir) / ROLES[settings.role].folder.format(member=settings.member)
-    return sum(path.stat().st_size for path in folder.rglob("*.onnx") if path.is_file())
+    # Not at any depth: a wrong folder may be the home directory, or the root.
+    graphs = (path for pattern in GRAPHS for path in folder.glob(pattern) if path.is_file())
+    return sum(path.stat().st_size for path in graphs)

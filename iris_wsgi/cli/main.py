@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ from iris_wsgi.console import (
     print_error,
     print_result,
     report_failure,
-    set_error_formatter,
+    set_log_formatter,
 )
 from iris_wsgi.console import ArgumentParser as Parser
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
@@ -71,6 +72,7 @@ def batch_flags(batch: Parser) -> None:
     from iris_wsgi.patterns.batch.options import add_flags as add_batch_flags
 
     add_batch_flags(batch)
+    log_format_flag(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
 
 
@@ -98,6 +100,7 @@ def load_flags(load: Parser) -> None:
     load.add_argument("folder", metavar="FOLDER", type=Path, help="target folder")
     load.add_argument("--seal", required=True, help="sha256:… of golden.json, as the commands seal and verify print it")
     load.add_argument("--or-baked", action="store_true", help="use the model of IRIS_MODEL_DIR if this fails")
+    log_format_flag(load)
 
 
 def healthcheck_flags(healthcheck: Parser) -> None:
@@ -132,9 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argument."""
     open_streams()
     words = sys.argv[1:] if arguments is None else arguments
-    # The standard error of a server is its log, unless it is a terminal.
-    is_server = next((word for word in words if not word.startswith("-")), "") in SERVERS
-    set_error_formatter(as_log_line if is_server and not sys.stderr.isatty() else None)
+    is_log = wants_log_lines(words)
+    set_log_formatter(as_log_line if is_log else None)
     given = vars(parser(words).parse_args(words))
     try:
         settings = read_settings(os.environ, given, DEFAULTS.get(given["command"], {}))
@@ -153,12 +155,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has closed the pipe. The last flush of the interpreter would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception:
+        # A traceback of several lines is not a line of the log.
+        if not is_log:
+            raise
+        print_error("the command failed", traceback=traceback.format_exc())
+        return 1
 
 
-def as_log_line(message: str) -> str:
-    from iris_wsgi.observability.log import error_line
+def wants_log_lines(words: Sequence[str]) -> bool:
+    """Returns whether messages are log lines. The standard error of a server is its log, unless it is a terminal."""
+    is_server = next((word for word in words if not word.startswith("-")), "") in SERVERS
+    # Before the words are parsed, because an invalid one is also a message.
+    return "--log-format=json" in "=".join(words) or (is_server and not sys.stderr.isatty())
 
-    return error_line(message)
+
+def as_log_line(level: str, message: str, **fields: object) -> str:
+    from iris_wsgi.observability.log import log_line
+
+    return log_line(level, message, **fields)
+
+
+def log_format_flag(command: Parser) -> None:
+    command.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="messages as text or as JSON lines (default text)"
+    )
 
 
 def run_server(settings: Settings, _: Given) -> int:

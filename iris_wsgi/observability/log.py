@@ -114,11 +114,11 @@ class Log:
         return f"{text}.{int((seconds - second) * 1000):03d}Z"
 
 
-def error_line(message: str) -> str:
-    """Returns the line of an error for a process that has no Log, such as one whose settings are invalid."""
+def log_line(level: str, message: str, **fields: object) -> str:
+    """Returns a line for a process that has no Log, such as a command, or a server whose settings are invalid."""
     seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return json.dumps({"time": f"{text}.{milliseconds:03d}Z", "level": "error", "message": message})
+    return json.dumps({"time": f"{text}.{milliseconds:03d}Z", "level": level, "message": message, **fields})
 
 
 class LibraryLogHandler(logging.Handler):

@@ -50,7 +50,7 @@ from optional_programs import require_program
 from pod_security import violations
 from project import MODEL, ROOT
 
-from iris_wsgi.cli.main import parser
+from iris_wsgi.cli.main import parser, wants_log_lines
 from iris_wsgi.client.endpoint import address_of
 from iris_wsgi.client.prober import LOOKUP_SECONDS
 from iris_wsgi.cpu_limits import available_cpus
@@ -627,6 +627,13 @@ def test_tokens_are_files_of_a_secret_and_the_servers_see_their_changes(rendered
             assert mount["readOnly"] and "subPath" not in mount
             assert settings_of(server).token_file == f"{mount['mountPath']}/{item['path']}"
             assert call_wsgi(app_of(settings_of(server)), "GET", "/openapi.json")[0] == 401
+
+
+def test_every_container_of_the_image_writes_only_json_lines(objects):
+    for container in (
+        one for template in our_pods(objects) for part in ("initContainers", "containers") for one in containers(template, part)
+    ):
+        assert not container.get("tty") and wants_log_lines(container.get("args", ["serve"])), container["args"]
 
 
 def test_no_secret_is_in_the_manifests_except_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
@@ -1400,8 +1407,9 @@ def mounts(container: Object) -> dict[str, Object]:
 def test_the_digest_in_the_manifest_is_that_of_the_model_next_to_it(rendered):
     content = (MANIFESTS / "model_load/model/golden.json").read_bytes()
     load, _, _ = loaded_model(rendered["model_load"])
-    assert load["args"][-2:] == ["--seal", f"sha256:{hashlib.sha256(content).hexdigest()}"]
-    assert load["args"][-1] in (MANIFESTS / "model_load/load/kustomization.yml").read_text()
+    seal = parsed(load["args"])["seal"]
+    assert seal == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert seal in (MANIFESTS / "model_load/load/kustomization.yml").read_text()
 
 
 def test_the_model_next_to_the_manifest_is_a_different_one_and_passes_its_self_test():

@@ -33,7 +33,7 @@ NESTED_KUSTOMIZATIONS = {
 OVERLAYS = [
     name for name, document in KUSTOMIZATIONS.items() if document["kind"] == "Kustomization" and name not in NESTED_KUSTOMIZATIONS
 ]
-KUBERNETES = ("1.32", "1.34", "1.37")
+KUBERNETES = ("1.32", "1.33", "1.34", "1.35", "1.37")
 # Component that another one replaces.
 REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
 Object = dict

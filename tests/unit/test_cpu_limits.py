@@ -109,6 +109,15 @@ def test_memory_limits_the_workers_and_the_start_states_the_reason(tmp_path, two
     assert worker_count(Settings(workers=3), proc) == (3, "as set")
 
 
+def test_all_graphs_of_a_model_folder_count_and_no_deeper_folder_is_searched(tmp_path):
+    for name in ("a.onnx", "fast/b.onnx", "members/one/c.onnx", "not/a/model/d.onnx", "members/one/deep/e.onnx"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    assert model_bytes(Settings(model_dir=str(tmp_path))) == 15
+    # A search in all folders of the system would take minutes, and fail in /proc.
+    assert model_bytes(Settings(model_dir="/")) == 0
+
+
 def test_the_size_of_the_model_counts_for_each_worker(tmp_path, two_cpus):
     (tmp_path / "model").mkdir()
     with (tmp_path / "model/large.onnx").open("wb") as file:

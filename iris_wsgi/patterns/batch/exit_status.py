@@ -8,7 +8,7 @@ from enum import IntEnum
 from types import FrameType
 from typing import NamedTuple, Protocol
 
-from iris_wsgi.console import ProgressReporter
+from iris_wsgi.console import ProgressReporter, print_error, print_notice
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.patterns.batch.options import MaxBad
 
@@ -132,3 +132,8 @@ def summary(
     if status.run_status == "failed":
         return f"failed: {reason}; {rows}"
     return f"stopped: {reason}, after {rows}{'; the same command resumes the run' if resumable else ''}"
+
+
+def report(status: ExitStatus, line: str) -> None:
+    """Prints the last line of a run."""
+    (print_notice if status is ExitStatus.GOOD else print_error)(line)

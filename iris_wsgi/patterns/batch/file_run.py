@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iris_wsgi.console import ProgressReporter, print_error
+from iris_wsgi.console import ProgressReporter, print_error, print_notice
 from iris_wsgi.cpu_limits import worker_count
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
-from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, StopSignal, run_to_end, summary
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, StopSignal, report, run_to_end, summary
 from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_file_options, parse_table_options
 from iris_wsgi.patterns.batch.process_pool import ProcessPool
 from iris_wsgi.patterns.batch.results import Results, file_identity
@@ -43,7 +43,7 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
             return run_file(parse_file_options(given), settings, worker_count(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
 
-        return run_table(parse_table_options(given, settings.database_url), settings, print_error)
+        return run_table(parse_table_options(given, settings.database_url), settings)
     except Stopped as stopped:
         print_error(f"stopped: {stopped}")
         return ExitStatus.STOPPED
@@ -59,7 +59,7 @@ def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus
             raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
     source = open_source(options.source, options.header, options.delimiter)
     if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
-        print_error(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
+        print_notice(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
     pool = ProcessPool(processes, lambda: prepare(settings, options, source))
     try:
         ready = pool.ready_message()
@@ -126,7 +126,7 @@ class FileRun:
 def execute(run: FileRun) -> ExitStatus:
     options, results, target = run.options, run.results, run.options.target
     if not results.begin():
-        print_error(f"nothing to do: run {results.checkpoint.document['run']} has written {target.path}")
+        print_notice(f"nothing to do: run {results.checkpoint.document['run']} has written {target.path}")
         return ExitStatus.GOOD
     progress = ProgressReporter(run.source.total, run.source.unit, options.quiet)
     status, reason = run_to_end(run, target.path, options.max_bad, StopSignal(), progress)
@@ -134,17 +134,8 @@ def execute(run: FileRun) -> ExitStatus:
         bad = results.progress.bad
         listed = "" if options.errors.path == STANDARD else f", listed in {options.errors.path}"
         resumable = not options.source.is_stream and not target.is_stream
-        print_error(
-            summary(
-                status,
-                reason,
-                target.path,
-                results.progress.ok,
-                results.progress.labels,
-                f"; {bad} bad{listed}" if bad else "",
-                resumable,
-            )
-        )
+        counted = results.progress.ok, results.progress.labels, f"; {bad} bad{listed}" if bad else ""
+        report(status, summary(status, reason, target.path, *counted, resumable))
     return status
 
 

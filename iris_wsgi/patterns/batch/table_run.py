@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from iris_wsgi.codec.model_schema import REGRESSOR, Array, OutputSchema
-from iris_wsgi.console import ProgressReporter
+from iris_wsgi.console import ProgressReporter, print_notice
 from iris_wsgi.errors import BadModel, InvalidOutput, Stopped, UnknownCategory
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
@@ -26,7 +26,7 @@ from iris_wsgi.patterns.batch.database import (
     Statements,
     prediction_columns,
 )
-from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCounts, StopSignal, run_to_end, summary
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCounts, StopSignal, report, run_to_end, summary
 from iris_wsgi.patterns.batch.options import TableName, TableOptions
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 # Maximum time of a statement, including waits for locks.
 STATEMENT_SECONDS = 60.0
 NULL = "is NULL"
-Say = Callable[[str], None]
 
 
 class TablePlan(NamedTuple):
@@ -56,12 +55,12 @@ class TablePlan(NamedTuple):
     rows: int | None
 
 
-def run_table(options: TableOptions, settings: Settings, say: Say) -> ExitStatus:
-    """Scores a table; `say` prints messages. Raises BadSetting, BadModel, and Stopped."""
+def run_table(options: TableOptions, settings: Settings) -> ExitStatus:
+    """Scores a table. Raises BadSetting, BadModel, and Stopped."""
     stop = StopSignal()
     model, _, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
     with closing(open_database(settings.database_url)) as database:
-        return TableRun(database, plan_run(database, options, model), options, model).execute(say, stop)
+        return TableRun(database, plan_run(database, options, model), options, model).execute(stop)
 
 
 def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> "TableDatabase":
@@ -167,13 +166,15 @@ class TableRun:
     def counts(self) -> RowCounts:
         return RowCounts(self.resumed.ok + self.ok, self.resumed.bad + self.bad)
 
-    def execute(self, say: Say, stop: StopSignal) -> ExitStatus:
+    def execute(self, stop: StopSignal) -> ExitStatus:
         progress = ProgressReporter(self.plan.rows, " rows", self.options.quiet)
         status, reason = run_to_end(self, self.plan.target, self.options.max_bad, stop, progress)
         if status is ExitStatus.GOOD and not self.options.quiet and not self.ok + self.bad:
-            say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
+            print_notice(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
         elif status is not ExitStatus.GOOD or not self.options.quiet:
-            say(summary(status, reason, self.plan.target, self.ok, self.labels, f"; {self.bad} bad" if self.bad else ""))
+            report(
+                status, summary(status, reason, self.plan.target, self.ok, self.labels, f"; {self.bad} bad" if self.bad else "")
+            )
         return status
 
     def begin(self) -> None:

@@ -919,6 +919,53 @@ def test_the_summary_has_the_labels_and_quiet_prints_nothing(file, tmp_path):
     assert batch(file(rows_text(ROWS[:1])), tmp_path / "two.csv", "--quiet").stderr == b""
 
 
+def log_lines(result: subprocess.CompletedProcess) -> list[dict]:
+    return [json.loads(line) for line in result.stderr.splitlines()]
+
+
+@pytest.mark.long
+def test_all_messages_are_json_lines_if_the_log_format_is_json(file, tmp_path, monkeypatch):
+    source, target = file(rows_text()), tmp_path / "out.csv"
+    for last in (f"wrote {target}, 3 rows: 1 setosa, 1 versicolor, 1 virginica", "nothing to do: run "):
+        (line,) = log_lines(batch(source, target, "--log-format", "json"))
+        assert list(line) == ["time", "level", "message"] and line["level"] == "info" and line["message"].startswith(last)
+    for arguments, status in ((("--max-bad", "x"), BAD_ARGUMENTS), (("--chank", "5"), BAD_ARGUMENTS), (("--model-dir", "/"), 1)):
+        (line,) = log_lines(batch(source, target, "--log-format=json", *arguments, status=status))
+        assert line["level"] == "error" and ("--max-bad" in line["message"] or "--chunk" in line["message"] or status == 1)
+    (line,) = log_lines(batch(file("a,b\n1,2\n"), tmp_path / "bad.csv", "--log-format", "json", status=BAD_ARGUMENTS))
+    assert line["level"] == "error" and "sepal" in line["message"]
+    (line,) = log_lines(batch(file(rows_text([["x"] * 4])), tmp_path / "b.csv", "--log-format", "json", status=TOO_MANY_BAD))
+    assert line["level"] == "error" and line["message"].startswith("failed: all 1 rows are bad")
+
+
+def test_a_line_of_progress_has_its_numbers_in_a_json_log(monkeypatch, capsys):
+    from iris_wsgi import console
+    from iris_wsgi.cli.main import as_log_line
+
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(console, "log_formatter", as_log_line)
+    console.ProgressReporter(100, "B", quiet=False).update(50, 5000, 2)
+    line = json.loads(capsys.readouterr().err)
+    assert list(line) == ["time", "level", "message", "rows", "bad"] and line["message"].startswith("50%, about ")
+    assert (line["level"], line["rows"], line["bad"]) == ("info", 5000, 2)
+
+
+def test_a_defect_of_a_command_is_one_line_of_a_json_log(monkeypatch, capsys):
+    from iris_wsgi import console
+    from iris_wsgi.cli import main
+
+    def fail(*_):
+        raise ZeroDivisionError("no rows")
+
+    monkeypatch.setattr(console, "log_formatter", None)
+    monkeypatch.setitem(main.COMMANDS, "batch", main.COMMANDS["batch"]._replace(run=fail))
+    assert main.main(["batch", "in.csv", "out.csv", "--log-format", "json"]) == 1
+    line = json.loads(capsys.readouterr().err)
+    assert line["message"] == "the command failed" and line["traceback"].endswith("ZeroDivisionError: no rows\n")
+    with pytest.raises(ZeroDivisionError):
+        main.main(["batch", "in.csv", "out.csv"])
+
+
 def test_the_summary_of_many_labels_has_the_most_frequent_ones():
     labels = {f"c{i}": i for i in range(1000)}
     text = summary(ExitStatus.GOOD, "", "out.csv", 499500, labels, "; 1 bad")

@@ -547,7 +547,7 @@ def test_a_page_is_found_by_its_key_and_reads_no_other_predictions(scoring_datab
     scoring_database.fill(5000)
     run = runs(scoring_database, model)
     with closing(run.database):
-        assert run.execute(print, StopSignal()) == 0
+        assert run.execute(StopSignal()) == 0
         for first, last, redo in ((None, 297, False), (12000, 12297, True), (14700, None, False)):
             bounds = tuple(item for item in (first, last) if item is not None)
             values = (*bounds, *bounds, *((model.digest,) if redo else ()), 100)
@@ -574,10 +574,10 @@ def test_a_lock_of_another_session_ends_the_run_in_one_line_and_it_resumes_later
     with closing(run.database), closing(scoring_database.connect()) as other:
         cursor = other.cursor()
         cursor.execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
-        messages: list[str] = []
-        assert run.execute(messages.append, StopSignal()) == 5 and len(messages) == 1
+        assert run.execute(StopSignal()) == 5
+        (line,) = capsys.readouterr().err.splitlines()
         reason = "is locked by another process" if scoring_database.is_sqlite else "canceling statement due to lock timeout"
-        assert re.fullmatch(rf"stopped: the .* {reason}, after \d+ rows: .*; the same command resumes the run", messages[0])
+        assert re.fullmatch(rf"iris_wsgi: stopped: the .* {reason}, after \d+ rows: .*; the same command resumes the run", line)
         other.rollback()
     assert batch()[0] == 0 and scoring_database.inconsistencies() == [] and len(scoring_database.predictions()) == 50
 
@@ -599,13 +599,13 @@ def test_a_second_signal_ends_a_waiting_run_at_once(scoring_database, run_starte
     assert (status, output) == (4, "")
 
 
-def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(scoring_database, model):
+def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(scoring_database, model, capsys):
     scoring_database.fill(50)
     run = runs(scoring_database, model)
     with closing(run.database):
         run.model = model_with_predictions(model, lambda rows: 1 / 0)
-        messages: list[str] = []
-        assert run.execute(messages.append, StopSignal()) == 5 and "the model cannot be run on 49 rows" in messages[0]
+        assert run.execute(StopSignal()) == 5
+    assert "the model cannot be run on 49 rows" in capsys.readouterr().err
     assert scoring_database.runs()[0]["status"] == "interrupted" and scoring_database.predictions() == []
 
 
@@ -619,15 +619,15 @@ def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_no_predict
     assert scoring_database.runs()[0]["status"] == "failed" and scoring_database.predictions() == []
 
 
-def test_a_row_without_a_prediction_ends_the_run_with_a_separate_status(scoring_database, model):
+def test_a_row_without_a_prediction_ends_the_run_with_a_separate_status(scoring_database, model, capsys):
     """Simulates a defect: every page leaves out the same row."""
     scoring_database.fill(20, bad=False)
     run = runs(scoring_database, model)
     claim = run.statements.claim
     run.statements.claim = lambda *words: claim(*words).replace(" WHERE ", " WHERE s.id > (SELECT min(id) FROM items) AND ", 1)
-    messages: list[str] = []
     with closing(run.database):
-        assert run.execute(messages.append, StopSignal()) == 6 and "has no prediction after every page" in messages[0]
+        assert run.execute(StopSignal()) == 6
+    assert "has no prediction after every page" in capsys.readouterr().err
     assert scoring_database.runs()[0]["status"] == "failed" and len(scoring_database.predictions()) == 19
 
 
@@ -644,7 +644,7 @@ def test_rows_inserted_behind_the_current_page_are_scored_before_the_run_ends(sc
 
     run.missing = missing_later
     with closing(run.database):
-        assert run.execute(print, StopSignal()) == 0
+        assert run.execute(StopSignal()) == 0
     assert len(scoring_database.predictions()) == 21
 
 
@@ -659,7 +659,7 @@ def test_a_prediction_that_is_not_finite_makes_a_bad_row(scoring_database, model
 
     run.model = model_with_predictions(model, predict)
     with closing(run.database):
-        assert run.execute(print, StopSignal()) == 0
+        assert run.execute(StopSignal()) == 0
     result = scoring_database.predictions()
     assert [row[-1] for row in result] == [None, None, "the model gives a value that is not a finite number", None, None]
     assert result[2][1:5] == (None,) * 4 and scoring_database.inconsistencies() == []
@@ -730,7 +730,7 @@ def test_keys_of_every_type_are_kept_unchanged(postgres, kind, model):
     postgres.execute(f"INSERT INTO items VALUES {values}")
     run = runs(postgres, model, chunk=1)
     with closing(run.database):
-        assert run.execute(print, StopSignal()) == 0 and run.ok == len(KEYS[kind])
+        assert run.execute(StopSignal()) == 0 and run.ok == len(KEYS[kind])
     query = "SELECT count(*) FROM items s JOIN items_prediction p USING (id) WHERE s.id::text = p.id::text"
     assert postgres.execute(query) == [(len(KEYS[kind]),)]
     types = "SELECT count(DISTINCT (atttypid, atttypmod, attcollation)) FROM pg_attribute WHERE attname = 'id'"
@@ -747,12 +747,12 @@ def test_settings_of_a_role_make_no_difference(postgres, model, postgres_server)
         postgres.execute(f"ALTER ROLE odd SET {name} = {value}")
     run = runs(postgres, model)
     with closing(run.database):
-        run.execute(print, StopSignal())
+        run.execute(StopSignal())
     expected = postgres.predictions()
     postgres.drop_results()
     run = runs(ScoringDatabase(postgres_server.url.replace("postgres@", "odd@")), model)
     with closing(run.database):
-        assert run.execute(print, StopSignal()) == 0
+        assert run.execute(StopSignal()) == 0
     assert postgres.predictions() == expected
 
 
@@ -817,22 +817,22 @@ def test_a_lost_database_ends_the_run_in_one_line_and_it_resumes_later(postgres,
     assert 0 < len(postgres.predictions()) < 4000 and postgres.inconsistencies() == []
     again = runs(postgres, model, chunk=5000)
     with closing(again.database):
-        assert again.execute(print, StopSignal()) == 0
+        assert again.execute(StopSignal()) == 0
     assert len(postgres.predictions()) == 4000 and postgres.inconsistencies() == []
 
 
-def test_a_database_that_hangs_causes_a_timeout(postgres, model):
+def test_a_database_that_hangs_causes_a_timeout(postgres, model, capsys):
     postgres.fill(100)
     run = runs(postgres, model)
     ((pid,),) = run.database.execute("SELECT pg_backend_pid()")
     os.kill(pid, signal.SIGSTOP)
     run.database.seconds = 0.2
-    messages: list[str] = []
     try:
-        assert run.execute(messages.append, StopSignal()) == 5
+        assert run.execute(StopSignal()) == 5
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert len(messages) == 1 and "failed: no response within 0.2 s, after 0 rows" in messages[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "failed: no response within 0.2 s, after 0 rows" in line
     run.database.close()
 
 
@@ -880,7 +880,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_later(sqlite, model
     assert 0 < len(sqlite.predictions()) < 5000 and sqlite.inconsistencies() == []
     again = runs(sqlite, model)
     with closing(again.database):
-        assert again.execute(print, StopSignal()) == 0
+        assert again.execute(StopSignal()) == 0
     assert len(sqlite.predictions()) == 5000 and sqlite.inconsistencies() == []
 
 
@@ -894,7 +894,7 @@ def test_keys_of_sqlite_have_any_type_in_one_column(sqlite, model):
         options = TableOptions(TableName(None, "items"), ("id",), (), False, 3, MaxBad(), True)
         with closing(open_database(sqlite.url)) as database:
             run = TableRun(database, plan_run(database, options, model), options, model)
-            assert run.execute(print, StopSignal()) == 0
+            assert run.execute(StopSignal()) == 0
         query = "SELECT typeof(id), id FROM items{} ORDER BY id"
         assert sqlite.execute(query.format("")) == sqlite.execute(query.format("_prediction"))
         assert len(sqlite.predictions()) >= len(keys) - 1

@@ -143,6 +143,14 @@ def test_the_model_of_the_image_is_used_and_the_reason_is_reported(tmp_path, cap
     assert load_model(into)[0].name == "iris_svc"
 
 
+def test_its_messages_are_json_lines_if_the_log_format_is_json(tmp_path, capsys):
+    rest = [str(tmp_path / "into"), "--seal", seal_of(FAST), "--log-format", "json"]
+    assert main(["load", str(FAST), *rest]) == 0 and main(["load", str(tmp_path / "nothing"), *rest]) == 1
+    took, failed = (json.loads(text) for text in capsys.readouterr())
+    assert took["level"] == "info" and took["message"].startswith("took iris_lr.onnx from ")
+    assert failed["level"] == "error" and failed["message"].endswith("No such file or directory")
+
+
 @pytest.mark.parametrize("seal", ["", "sha256:", "sha256:" + "G" * 64, "0" * 64, "md5:" + "0" * 32])
 def test_an_invalid_digest_is_an_invalid_setting(tmp_path, capsys, seal):
     assert main(["load", str(FAST), str(tmp_path / "into"), "--seal", seal]) != 0
