@@ -208,7 +208,7 @@ def benchmark(column: str) -> float:
 # Schemas and hardening
 
 
-def test_every_object_matches_the_strict_schemas_of_three_kubernetes_versions(rendered):
+def test_every_object_matches_the_strict_schemas_of_all_kubernetes_versions(rendered):
     import kubernetes_validate
 
     different = {json.dumps(obj, sort_keys=True): obj for objects in rendered.values() for obj in objects}
