@@ -1,6 +1,5 @@
 """Errors that become problem documents, and errors that stop a start or a store."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -208,12 +207,12 @@ def error_media_type(path: str) -> str:
     return JSON if is_protocol_path(path) else PROBLEM_JSON
 
 
-def error_document(problem: Problem) -> bytes:
+def error_document(problem: Problem) -> dict[str, object]:
     """Returns the error document under /v2 and /v1 (kserve/open-inference-protocol, inference_rest.md)."""
-    return json.dumps({"error": problem.detail}, ensure_ascii=False).encode()
+    return {"error": problem.detail}
 
 
-def problem_document(problem: Problem, request_id: str) -> bytes:
+def problem_document(problem: Problem, request_id: str) -> dict[str, object]:
     """Returns the problem document (RFC 9457), with at most ten field errors."""
     document: dict[str, object] = {
         "title": PHRASES[problem.status],
@@ -223,4 +222,4 @@ def problem_document(problem: Problem, request_id: str) -> bytes:
     }
     if problem.faults:
         document["errors"] = [fault._asdict() for fault in problem.faults]
-    return json.dumps(document, ensure_ascii=False).encode()
+    return document

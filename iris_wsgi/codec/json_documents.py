@@ -125,7 +125,18 @@ def levels(document: Any) -> int:
     return depth
 
 
-encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
+# The one style of responses: no whitespace between tokens, and characters instead of their escapes.
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False, allow_nan=False).encode
+
+
+def encode_json(document: object) -> bytes:
+    """Encodes the body of a JSON response. It ends with a line feed, so that a terminal shows its prompt on the next line."""
+    return to_utf8(f"{encode(document)}\n")
+
+
+def to_utf8(text: str) -> bytes:
+    """Encodes JSON text. Half of a surrogate pair, which UTF-8 cannot express, becomes its JSON escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def encode_list(items: Sequence[Any]) -> str:

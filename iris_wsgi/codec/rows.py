@@ -1,6 +1,5 @@
 """Decodes and validates rows in JSON, and encodes predictions: every invalid value is reported with its JSON pointer."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import isfinite
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, MIN_VALUES, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, MIN_VALUES, decode_json, encode, encode_list, levels, too_deep
 from iris_wsgi.codec.model_schema import FLOAT32_MAX as FLOAT32_MAX
 from iris_wsgi.codec.model_schema import NUMBERS as NUMBERS
 from iris_wsgi.codec.model_schema import REGRESSOR, SCORES, AmbiguousName, OutputSchema, RowSchema
@@ -190,7 +189,7 @@ def listed(schema: RowSchema) -> str:
 
 
 class Encoder:
-    """Encodes predictions [rows, columns] as the JSON responses of the web-single routes.
+    """Encodes predictions [rows, columns] as the JSON responses of the web-single routes, in the style of encode_json().
 
     The members are "probabilities" for a classifier, "scores" for a classifier without probabilities, and "values" for a
     regressor, which has "targets" in place of "classes" and "labels".
@@ -200,10 +199,10 @@ class Encoder:
         self.outputs, self.columns = outputs, len(outputs.columns)
         # A plain function: for one row, a method of the schema takes as long as the search.
         self.best_of: Callable[[list[float]], int] = outputs.best_of if outputs.has_label_column else best
-        self.names = [json.dumps(label) for label in outputs.labels]
-        self.label_answers = [f'{{"prediction":{name}}}'.encode() for name in self.names]
+        self.names = [encode(label) for label in outputs.labels]
+        self.label_answers = [f'{{"prediction":{name}}}\n'.encode() for name in self.names]
         self.proba_starts = [f'{{"label":{name},"probability":' for name in self.names]
-        columns = ",".join(map(json.dumps, outputs.columns))
+        columns = ",".join(map(encode, outputs.columns))
         if outputs.kind == REGRESSOR:
             self.row_start, self.batch_start = f'{{"targets":[{columns}],"values":[', f'{{"targets":[{columns}]'
         else:
@@ -215,19 +214,19 @@ class Encoder:
     def row(self, prediction: list[float]) -> bytes:
         values = ",".join(map(repr, prediction[: self.columns]))
         if self.outputs.kind == SCORES:
-            return f'{{"label":{self.names[self.best_of(prediction)]},"scores":[{values}]}}'.encode()
-        return f"{self.row_start}{values}]}}".encode()
+            return f'{{"label":{self.names[self.best_of(prediction)]},"scores":[{values}]}}\n'.encode()
+        return f"{self.row_start}{values}]}}\n".encode()
 
     def proba(self, prediction: list[float]) -> bytes:
         pairs = zip(self.proba_starts, prediction[: self.columns], strict=True)
-        return f'{{"prediction":[{",".join(f"{start}{p!r}}}" for start, p in pairs)}]}}'.encode()
+        return f'{{"prediction":[{",".join(f"{start}{p!r}}}" for start, p in pairs)}]}}\n'.encode()
 
     def batch(self, predictions: Array) -> bytes:
         values = encode_rows(self.outputs.values(predictions))
         if self.outputs.kind == REGRESSOR:
-            return b'%b,"values":%b}' % (self.batch_start.encode(), values)
+            return b'%b,"values":%b}\n' % (self.batch_start.encode(), values)
         labels = ",".join(map(self.names.__getitem__, self.outputs.best(predictions).tolist()))
-        return b"%b%b}" % (f'{self.batch_start}{labels}],"{self.outputs.name}":'.encode(), values)
+        return b"%b%b}\n" % (f'{self.batch_start}{labels}],"{self.outputs.name}":'.encode(), values)
 
     def fields(self, predictions: Array) -> dict[str, Any]:
         """Returns the members that describe the prediction of one row, such as label and probabilities."""

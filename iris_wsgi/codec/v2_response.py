@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from iris_wsgi.codec.decimals import encode_floats
-from iris_wsgi.codec.json_documents import encode, encode_list
+from iris_wsgi.codec.json_documents import encode, encode_list, to_utf8
 from iris_wsgi.codec.rows import not_finite
 from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature
 from iris_wsgi.codec.v2_tensors import DTYPES, Tensor, to_binary, to_json
@@ -34,8 +34,9 @@ def encode_infer(request: InferenceRequest, served: ModelSignature, outputs: Map
         entries.append(f"{encode(entry)[:-1]}{data}}}")
     names = {"model_name": served.name, "model_version": served.version}
     start = encode({**names, **({} if request.id is None else {"id": request.id})})
-    document = f'{start[:-1]},"outputs":[{",".join(entries)}]}}'.encode()
-    return (b"".join((document, *parts)), len(document)) if parts else (document, None)
+    document = to_utf8(f'{start[:-1]},"outputs":[{",".join(entries)}]}}')
+    # No terminal shows binary tensors, so their JSON part needs no line feed.
+    return (b"".join((document, *parts)), len(document)) if parts else (document + b"\n", None)
 
 
 def encode_data(tensor: Tensor, datatype: str) -> str:

@@ -15,10 +15,12 @@ from contextlib import suppress
 MAX_WAITING_LINES = 10_000
 # A writable pipe accepts this size without blocking, and atomically.
 PIPE_BUF = 4096
+# Lines are ASCII, because a terminal interprets some control characters beyond ASCII.
+encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Log:
-    """Writes lines to a file descriptor. json.dumps escapes control characters, so no client can forge a line.
+    """Writes lines to a file descriptor. The encoder escapes control characters, so no client can forge a line.
 
     A full disk or a slow reader never stops the server: lines wait, and a later line reports the number of lost ones. With
     `buffered`, the owner calls flush() often, and one write has several lines.
@@ -43,7 +45,7 @@ class Log:
         self.write(self.line(level, message, **fields))
 
     def line(self, level: str, message: str, **fields: object) -> str:
-        return json.dumps({"time": self.now(), "level": level, "message": message, **fields})
+        return encode({"time": self.now(), "level": level, "message": message, **fields})
 
     def failure(self, message: str = "request failed", **ids: str) -> None:
         """Logs the current exception with its traceback."""
@@ -118,7 +120,7 @@ def log_line(level: str, message: str, **fields: object) -> str:
     """Returns a line for a process that has no Log, such as a command, or a server whose settings are invalid."""
     seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return json.dumps({"time": f"{text}.{milliseconds:03d}Z", "level": level, "message": message, **fields})
+    return encode({"time": f"{text}.{milliseconds:03d}Z", "level": level, "message": message, **fields})
 
 
 class LibraryLogHandler(logging.Handler):

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Literal, NamedTuple, Protocol
 
 from iris_wsgi import errors
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.http.request_head import RequestHead
 from iris_wsgi.observability.trace_context import RequestIds, TraceContext, request_ids
@@ -383,8 +384,8 @@ def allowed_methods(methods: Collection[str]) -> str:
 def render_problem(problem: Problem, request_id: str, path: str) -> Response:
     """Returns the response of a failure, in the format of the protocol of the path."""
     media_type = errors.error_media_type(path)
-    body = errors.error_document(problem) if media_type == JSON else errors.problem_document(problem, request_id)
-    return Response(body, media_type, problem.status, tuple(problem.headers))
+    document = errors.error_document(problem) if media_type == JSON else errors.problem_document(problem, request_id)
+    return Response(encode_json(document), media_type, problem.status, tuple(problem.headers))
 
 
 def encode_response(response: Response, accept_encoding: str | None) -> Response:

@@ -1,10 +1,10 @@
 """Routes of every role: health, readiness, metrics, and the OpenAPI document."""
 
-import json
 from collections.abc import Callable, Sequence
 from time import monotonic
 
 from iris_wsgi import __version__
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import ServiceUnavailable
 from iris_wsgi.model.predictor import LOOP_SECONDS
 from iris_wsgi.observability.metrics import MEDIA, Registry
@@ -58,13 +58,13 @@ def routes(
     def livez(_: Request) -> Response:
         if problem := liveness_problem():
             raise ServiceUnavailable(problem)
-        return Response(b'{"live":true}')
+        return Response(encode_json({"live": True}))
 
     def readyz(request: Request) -> Response:
         if problem := readiness.problem(request.environ.get("QUERY_STRING") == EXCLUDE_SHUTDOWN):
             raise ServiceUnavailable(problem)
         warnings = [warning for source in readiness.warnings for warning in source()]
-        return Response(json.dumps({"ready": True, "warnings": warnings}).encode() if warnings else b'{"ready":true}')
+        return Response(encode_json({"ready": True, "warnings": warnings} if warnings else {"ready": True}))
 
     def metrics(_: Request) -> Response:
         return Response(registry.text(), MEDIA)
@@ -72,8 +72,9 @@ def routes(
     def describe(request: Request) -> Response:
         return Response(openapi.with_server(description, request.prefix))
 
+    healthy = Response(encode_json({"health": "ok"}))
     table = [
-        Route("GET", "/health", lambda _: Response(b'{"health":"ok"}'), RouteDoc("Server responds", openapi.OBJECT)),
+        Route("GET", "/health", lambda _: healthy, RouteDoc("Server responds", openapi.OBJECT)),
         Route("GET", "/livez", livez, RouteDoc("Liveness: fails only if a restart helps", openapi.OBJECT, failures=(503,))),
         Route(
             "GET",
@@ -85,5 +86,5 @@ def routes(
         Route("GET", "/openapi.json", describe, RouteDoc("This document", openapi.OBJECT)),
         *others,
     ]
-    description = json.dumps(openapi.document(table, __version__, PUBLIC_PATHS if requires_token else None)).encode()
+    description = encode_json(openapi.document(table, __version__, PUBLIC_PATHS if requires_token else None))
     return table

@@ -112,7 +112,7 @@ def document(routes: Sequence[Route], version: str, public_paths: Sequence[str] 
 
 def with_server(document: bytes, prefix: str) -> bytes:
     """Adds the path prefix to the JSON document; without it, paths start at the root."""
-    return b'{"servers": [{"url": "%b"}], %b' % (prefix.encode(), document[1:]) if prefix else document
+    return b'{"servers":[{"url":"%b"}],%b' % (prefix.encode(), document[1:]) if prefix else document
 
 
 def operation(route: Route, requires_token: bool) -> Schema:

@@ -190,6 +190,38 @@ def test_every_error_is_a_document_of_its_protocol_with_the_request_id(role):
         assert (document["status"], document["request_id"]) == (status, "mine")
 
 
+def has_the_style_of_responses(body: bytes) -> bool:
+    """Returns whether a JSON document is compact, in UTF-8 without escapes that it does not need, and ends with one line feed."""
+    return body == (json.dumps(json.loads(body), separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+
+
+def test_every_json_response_is_compact_and_ends_with_one_line_feed(role):
+    checked = 0
+    for path, method, route in routes_with_paths(role):
+        # A file of the edge bundle is sent as it is.
+        if route.doc.media_type == "application/json" and not path.startswith("/edge/"):
+            response = send(role, method, path, route)
+            assert has_the_style_of_responses(response.body), path
+            assert response.headers["Content-Length"] == str(len(response.body))
+            checked += 1
+    assert checked > 4
+    failing = [("GET", "/nowhere"), ("GET", "/v2/nowhere"), ("GET", "/predict/"), ("BREW", "/health"), ("GET", "/healt")]
+    failing += [("PATCH", path) for path in role.table]
+    failing += [(method, path) for path, method, route in routes_with_paths(role) if route.body is not None]
+    for method, path in failing:
+        _, headers, content = call_wsgi(role.service.app, method, example_path(role, path))
+        assert has_the_style_of_responses(content) and headers["Content-Length"] == str(len(content))
+    for path, method, route in routes_with_paths(role):
+        for bad in entry_for(OTHERS, path) or () if route.body is not None else ():
+            options = {"body": json.dumps(bad).encode(), "content_type": "application/json", "expect_errors": True}
+            response = role.request(example_path(role, path), method=method, **options)
+            assert response.status_int in (400, 422) and has_the_style_of_responses(response.body)
+
+
+def test_the_openapi_document_under_a_prefix_has_the_same_style(role):
+    assert has_the_style_of_responses(role.get("/openapi.json", extra_environ={"SCRIPT_NAME": "/iris"}).body)
+
+
 def check_description(app) -> None:
     from openapi_spec_validator import validate
 
@@ -271,6 +303,8 @@ def test_every_request_has_one_line_in_the_log_without_its_values(role, log):
         assert line["rows"] == (1 if about_a_row and not line["route"].startswith("/edge") else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
+    # Neither the lines of requests nor those of events have whitespace between their tokens.
+    assert not [line for line in log.raw_lines if re.search(r"\s", re.sub(r'"(?:[^"\\]|\\.)*"', "", line))]
 
 
 def test_a_stopping_server_is_alive_and_not_ready(role):

@@ -14,7 +14,7 @@ from http_clients import CI
 from request_vectors import HOST, MARKER, NEXT, VECTORS, Vector, get, message
 
 SECONDS = 9.0
-LIVE = b'{"live":true}'
+LIVE = b'{"live":true}\n'
 DRIPPED = [vector for vector in VECTORS if 3 < len(vector.request) < 2048]
 # These vectors are also sent byte by byte: they have bytes between CR and LF, in a size, in a trailer, and before a refusal.
 BYTEWISE = [

@@ -175,7 +175,7 @@ def test_an_invalid_setting_stops_the_start_with_status_2_and_one_line():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_with_status_0_and_no_traceback(run, number):
     server = run()
-    assert send_request(server, "GET", "/health")[1] == b'{"health":"ok"}'
+    assert send_request(server, "GET", "/health")[1] == b'{"health":"ok"}\n'
     server.process.send_signal(number)
     _, err = server.process.communicate(timeout=120)
     assert server.process.returncode == 0

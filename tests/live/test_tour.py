@@ -28,7 +28,7 @@ LIES = {
     "web single": (b"POST /predict/proba ", b'"label":"setosa"', b'"label":"satyrs"'),
     "synchronous": (b"/infer ", b'"data":[0.9', b'"data":[0.1'),
     "asynchronous": (b"GET /jobs/", b'"succeeded"', b'"abandoned"'),
-    "sync-async": (b"POST /predict/hybrid ", b'"label": "setosa"', b'"label": "satyrs"'),
+    "sync-async": (b"POST /predict/hybrid ", b'"label":"setosa"', b'"label":"satyrs"'),
     "prediction cache": (b"POST /predict ", b"iris_wsgi; hit", b"iris_wsgi; hat"),
     "data cache": (b"GET /items/", b"fwd=uri-miss", b"; hit=no, sir"),
     "horizontal microservice": (b"/ensemble/predict ", b'"complete"', b'"complied"'),
@@ -92,7 +92,7 @@ def test_each_lie_of_a_server_is_reported_for_its_pattern(run, tmp_path):
 def test_responses_are_compared_with_the_local_golden_rows(run, model_copy):
     golden = model_copy / "golden.json"
     swapped = {"setosa": "virginica", "virginica": "setosa"}
-    labels = re.compile(r'"label": "(setosa|virginica)"')
+    labels = re.compile(r'"label":"(setosa|virginica)"')
     golden.write_text(labels.sub(lambda found: f'"label": "{swapped[found[1]]}"', golden.read_text()))
     assert [*errors_of(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 

@@ -167,7 +167,7 @@ def test_the_server_returns_the_known_labels_within_the_limits_of_a_cluster(cont
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line)
     assert status["Uid"].split() == ["65532"] * 4 and status["Gid"].split() == ["65532"] * 4
     assert int(status["CapEff"], 16) == 0 and status["NoNewPrivs"] == "1"
-    assert '"workers": 1, ' in server.logs() and "allows 0.5 of" in server.logs()
+    assert '"workers":1,' in server.logs() and "allows 0.5 of" in server.logs()
 
 
 def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
@@ -204,7 +204,7 @@ def test_sigterm_lets_running_requests_finish_and_the_container_exits_with_0(con
         os.kill(server.pid, signal.SIGTERM)
         client.sendall(body)
         response = client.makefile("rb").read()
-    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b'{"prediction":"setosa"}')
+    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b'\r\n\r\n{"prediction":"setosa"}\n')
     assert b"\r\nConnection: close\r\n" in response
     assert server.wait_until_ended() == 0
 

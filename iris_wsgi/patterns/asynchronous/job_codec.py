@@ -5,6 +5,7 @@ import time
 from struct import Struct
 from typing import Any, NamedTuple
 
+from iris_wsgi.codec.json_documents import encode, encode_json, to_utf8
 from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.model.session import Graph
@@ -82,7 +83,7 @@ def accepted(job: Job, prefix: str = "") -> dict[str, str]:
 def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
     """Returns the JSON record of a job, and the digest of the model that computed its result, if any.
 
-    The result is inserted without decoding it.
+    The result is inserted without decoding it. Results of older versions have no line feed at the end.
     """
     line, _, result = (job.result or b"{}").partition(b"\n")
     metadata: dict[str, Any] = json.loads(line)
@@ -96,8 +97,10 @@ def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
         **({} if job.error is None else {"error": job.error}),
         **metadata,
     }
-    start = json.dumps(document).encode()
-    return (start[:-1] + b', "result": ' + result + b"}", metadata["model"]["digest"]) if result else (start, None)
+    if not result:
+        return encode_json(document), None
+    start = to_utf8(encode(document)[:-1])
+    return b'%b,"result":%b}\n' % (start, result.rstrip(b"\n")), metadata["model"]["digest"]
 
 
 def rfc3339(seconds: float | None) -> str | None:

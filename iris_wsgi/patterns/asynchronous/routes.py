@@ -1,11 +1,11 @@
 """Routes of jobs, and the queue that they submit to."""
 
-import json
 import re
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from iris_wsgi import errors
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, JobError
@@ -79,9 +79,7 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
         rows = decode_rows(request.body, model.schema, max_rows, f"submit several jobs of up to {max_rows} rows")
         job = queue.submit("POST /jobs", request, rows)
         headers = (("Location", href(job.id, request.prefix)), NO_STORE)
-        return Response(
-            json.dumps(accepted(job, request.prefix)).encode(), status=202, headers=headers, rows=len(rows), job=job.id
-        )
+        return Response(encode_json(accepted(job, request.prefix)), status=202, headers=headers, rows=len(rows), job=job.id)
 
     def get(request: Request) -> Response:
         preferred = preferred_wait(request.environ.get("HTTP_PREFER"))
@@ -100,7 +98,7 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
     def overview(_: Request) -> Response:
         counts = queue.call(queue.store.counts)
         jobs = {state: counts.by_state[state] for state in STATES}
-        return Response(json.dumps({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}).encode(), headers=(NO_STORE,))
+        return Response(encode_json({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}), headers=(NO_STORE,))
 
     job, pooled = "/jobs/{id}", Schedule(NEVER)
     submit_doc = RouteDoc("Submits rows for a later prediction", ACCEPTED, success=(202,), failures=(503,))

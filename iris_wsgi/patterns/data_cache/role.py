@@ -1,11 +1,11 @@
 """Role of the data cache: a database behind Redis behind memory, and the checks for changes of other servers."""
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.model_schema import Array, RowSchema, packed_values
 from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.errors import BackendUnavailable, BadRequest, Conflict
@@ -86,7 +86,7 @@ class ItemResponses:
 
     def item(self, item_id: str, version: int, row: bytes) -> bytes:
         """Shows the shortest numbers that are these float32, which are those of the client unless they had too many digits."""
-        return json.dumps({"id": item_id, "version": version, "data": [packed_values(row)]}).encode()
+        return encode_json({"id": item_id, "version": version, "data": [packed_values(row)]})
 
     def prediction(self, item_id: str, version: int, row: bytes, deadline: float) -> bytes:
         """Raises Conflict for an item of another model, and the errors of the model."""
@@ -95,7 +95,7 @@ class ItemResponses:
         except BadRequest as error:
             # The item is invalid, and not the request for its prediction.
             raise Conflict(f"{error.detail} PUT the item again.") from None
-        return json.dumps({"id": item_id, "version": version, **fields}).encode()
+        return encode_json({"id": item_id, "version": version, **fields})
 
     def row(self, content: bytes) -> Array:
         """Decodes the features of an item. Raises Conflict."""

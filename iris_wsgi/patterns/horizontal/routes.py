@@ -1,9 +1,9 @@
 """Routes of the ensemble: the species of one row by the votes of the members, and the health of the members."""
 
-import json
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, ServiceUnavailable
 from iris_wsgi.model.session import Graph
@@ -32,7 +32,7 @@ def routes(model: Graph, members: EnsembleMembers, abstain_below: float, seconds
             "missing": verdict.missing,
             "members": {name: vote_document(vote) for name, vote in zip(members.names, votes, strict=True)},
         }
-        return Response(json.dumps(document).encode(), headers=(("X-Model-Digest", digest_of(votes)),), rows=1)
+        return Response(encode_json(document), headers=(("X-Model-Digest", digest_of(votes)),), rows=1)
 
     def health(_: Request) -> Response:
         reasons = members.why_not()
@@ -43,7 +43,7 @@ def routes(model: Graph, members: EnsembleMembers, abstain_below: float, seconds
             "quorum": members.quorum,
             "members": {name: {"up": why is None, "why": why} for name, why in reasons.items()},
         }
-        return Response(json.dumps(document).encode())
+        return Response(encode_json(document))
 
     return [
         Route(

@@ -1,8 +1,8 @@
 """Pattern prediction cache: creates the cache from the settings, and its admin routes."""
 
-import json
 import platform
 
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.model_schema import OutputSchema
 from iris_wsgi.errors import BackendUnavailable, ServiceUnavailable
 from iris_wsgi.model.artifact import sha256
@@ -72,14 +72,14 @@ def routes(cache: PredictionCache, digest: str) -> list[Route]:
             "seconds": cache.store.ttl,
             "second_level": cache.tier is not None,
         }
-        return Response(json.dumps(found | dict(cache.store.metrics.totals())).encode())
+        return Response(encode_json(found | dict(cache.store.metrics.totals())))
 
     def clear(_: Request) -> Response:
         try:
             cache.clear()
         except BackendUnavailable:
             raise ServiceUnavailable(NOT_CLEARED) from None
-        return Response(b'{"cleared":true}')
+        return Response(encode_json({"cleared": True}))
 
     return [
         Route("GET", "/cache", state, RouteDoc("State of the prediction cache, over all processes of this server", STATE)),

@@ -1,10 +1,10 @@
 """Role sync_async: the fast model responds at once, and the full model by a job."""
 
-import json
 from pathlib import Path
 from time import monotonic
 
 from iris_wsgi import errors
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.model_schema import CLASSIFIER, Array
 from iris_wsgi.codec.rows import Encoder, decode_rows
 from iris_wsgi.errors import RETRY_AFTER
@@ -80,7 +80,7 @@ def hybrid_route(model: Model, predict: Predict, queue: JobQueue, log: Log, esca
         if first is not None:
             headers.append(("X-Model-Digest", first.model["digest"]))
         status, job_id = 200 if first else 202, final.get("id", "")
-        return Response(json.dumps(document).encode(), status=status, headers=tuple(headers), rows=1, job=job_id)
+        return Response(encode_json(document), status=status, headers=tuple(headers), rows=1, job=job_id)
 
     doc = RouteDoc(SUMMARY, openapi.OBJECT, success=(200, 202), failures=(503,))
     return Route("POST", "/predict/hybrid", post, doc, openapi.rows(model, 1), Schedule(NEVER))

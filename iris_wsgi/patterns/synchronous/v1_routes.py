@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, decode_json, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, decode_json, encode_json, levels, too_deep
 from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.codec.rows import data_faults, encode_rows, rows_of, rows_of_numbers
 from iris_wsgi.errors import BadRequest, ServiceUnavailable
@@ -10,7 +10,6 @@ from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
 from iris_wsgi.patterns.synchronous.statistics import StageTimer
-from iris_wsgi.patterns.synchronous.v2_routes import encoded
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
@@ -23,13 +22,13 @@ def routes(
 ) -> list[Route]:
     """Returns the routes over the models by name."""
     schedule = Schedule(latency.inline_bytes(INLINE_BYTES, ROW_BYTES))
-    names = Response(encoded({"models": list(models)}))
+    names = Response(encode_json({"models": list(models)}))
 
     def ready(request: Request) -> Response:
         model = find(models, request)
         if problem := readiness_problem():
             raise ServiceUnavailable(problem)
-        return Response(encoded({"name": model.signature.name, "ready": True}))
+        return Response(encode_json({"name": model.signature.name, "ready": True}))
 
     def predict(request: Request) -> Response:
         return predict_v1(find(models, request), request, max_rows)
@@ -81,4 +80,4 @@ def decode_v1(body: bytes, schema: RowSchema, max_rows: int) -> Array:
 
 def encode_v1(predictions: Array) -> bytes:
     """Encodes predictions [rows, columns], one list per row. Raises PredictionFailed (500) for non-finite values."""
-    return b'{"predictions":%b}' % encode_rows(predictions)
+    return b'{"predictions":%b}\n' % encode_rows(predictions)

@@ -1,9 +1,9 @@
 """Routes of the Open Inference Protocol v2, with Triton's configuration, statistics, and repository index."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 from iris_wsgi import __version__
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.v2_request import HEADER, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.errors import JSON, ServiceUnavailable
@@ -22,7 +22,7 @@ HEADER_VARIABLE = "HTTP_" + HEADER.upper().replace("-", "_")
 INLINE_BYTES = 4096
 # A row of one FP32 value, and the description of the tensors.
 ROW_BYTES, DESCRIPTION_BYTES = 4, 512
-LIVE, READY = Response(b'{"live":true}'), Response(b'{"ready":true}')
+LIVE, READY = Response(encode_json({"live": True})), Response(encode_json({"ready": True}))
 SERVER = {"name": "iris_wsgi", "version": __version__, "extensions": EXTENSIONS}
 PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
@@ -41,7 +41,7 @@ def routes(models: Models, readiness_problem: Callable[[], str | None], max_rows
 
     def constant(document: Callable[[ServedModel], object]) -> Handler:
         """Returns the handler that responds with the document of the model in the path, encoded at the start."""
-        responses = {name: Response(encoded(document(model))) for name, model in models.items()}
+        responses = {name: Response(encode_json(document(model))) for name, model in models.items()}
         return lambda request: responses[find(models, request).signature.name]
 
     def infer(request: Request) -> Response:
@@ -49,10 +49,10 @@ def routes(models: Models, readiness_problem: Callable[[], str | None], max_rows
 
     def statistics(request: Request) -> Response:
         found = [find(models, request)] if "model" in request.parameters else list(models.values())
-        return Response(encoded({"model_stats": [statistics_of(model) for model in found]}))
+        return Response(encode_json({"model_stats": [statistics_of(model) for model in found]}))
 
-    server, names = Response(encoded(SERVER)), Response(encoded({"models": list(models)}))
-    index = Response(encoded([index_entry(model) for model in models.values()]))
+    server, names = Response(encode_json(SERVER)), Response(encode_json({"models": list(models)}))
+    index = Response(encode_json([index_entry(model) for model in models.values()]))
     model_ready = if_ready(constant(lambda model: {"name": model.signature.name, "ready": True}))
     metadata, config = constant(metadata_of), constant(lambda model: configuration_of(model, max_rows))
 
@@ -148,7 +148,3 @@ def statistics_of(model: ServedModel) -> object:
 
 def index_entry(model: ServedModel) -> object:
     return {"name": model.signature.name, "version": model.signature.version, "state": "READY", "reason": ""}
-
-
-def encoded(document: object) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

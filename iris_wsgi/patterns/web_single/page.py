@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import JSON
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
@@ -12,7 +13,7 @@ from iris_wsgi.wsgi.conditional import conditional
 FILE = Path(__file__).with_name("page.html")
 HTML = "text/html"
 # Clients of KServe read liveness from this property of the root path.
-ALIVE = b'{"status":"alive"}'
+ALIVE = encode_json({"status": "alive"})
 STATUS: openapi.Schema = {"type": "string", "enum": ["alive"]}
 # The representation depends on the Accept header.
 VARY = ("Vary", "Accept")

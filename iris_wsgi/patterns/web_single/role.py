@@ -1,10 +1,10 @@
 """Pattern web single: one model behind its own routes."""
 
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR, SCORES, Array, OutputSchema
 from iris_wsgi.codec.rows import Encoder, decode_row, decode_rows, finite
 from iris_wsgi.errors import NotFound
@@ -64,7 +64,7 @@ def routes(context: RoleContext) -> list[Route]:
 
     def metadata(_: Request) -> Response:
         # Not a constant: the digest of an upstream model can change.
-        return Response(json.dumps(metadata_of(model, outputs, sample)).encode(), headers=headers)
+        return Response(encode_json(metadata_of(model, outputs, sample)), headers=headers)
 
     def labels(_: Request) -> Response:
         return label_names
@@ -72,7 +72,7 @@ def routes(context: RoleContext) -> list[Route]:
     def no_probabilities(_: Request) -> Response:
         raise NotFound("This model gives scores, not probabilities: POST /predict returns its label and its scores.")
 
-    label_names = Response(json.dumps({str(i): name for i, name in enumerate(model.labels)}).encode(), headers=headers)
+    label_names = Response(encode_json({str(i): name for i, name in enumerate(model.labels)}), headers=headers)
     # The shortest JSON of a value is a digit and a comma, and that of a row has two brackets. A row by name may lack values.
     needed = model.width - sum(model.schema.optional)
     predicting = Schedule(context.latency.inline_bytes(INLINE_BYTES, 2 * needed + 2))
@@ -168,7 +168,7 @@ def metadata_of(model: Graph, outputs: OutputSchema, sample: Sample) -> dict[str
 def training_routes(model: Graph, folder: Path, log_event: Callable[[str, str], None]) -> list[Route]:
     """Returns the route of the training rows. There is none without the file, or if it belongs to another model."""
     try:
-        response = Response(json.dumps(training_document(model, folder), ensure_ascii=False).encode())
+        response = Response(encode_json(training_document(model, folder)))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

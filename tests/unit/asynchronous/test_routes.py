@@ -16,7 +16,8 @@ from redis_server import RedisServer
 
 from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.patterns.asynchronous import role
-from iris_wsgi.patterns.asynchronous.job import ID_PATTERN
+from iris_wsgi.patterns.asynchronous.job import ID_PATTERN, Job
+from iris_wsgi.patterns.asynchronous.job_codec import record
 from iris_wsgi.patterns.asynchronous.routes import BAD_KEY, CONFLICT, DOWN, EXPIRED, FULL, NOT_FOUND
 
 NO_JOB = "A" * 22
@@ -79,9 +80,19 @@ def test_the_result_is_that_of_predict_batch_and_has_the_digest(app):
     assert list(record.json) == ["id", "status", "href", "attempts", "created", "started", "finished", "model", "result"]
     assert (record.json["status"], record.json["attempts"]) == ("succeeded", 1)
     batch = app.post_json("/predict/batch", ROWS)
-    assert batch.body in record.body and record.json["result"] == batch.json
+    assert record.body.endswith(b',"result":%b}\n' % batch.body.removesuffix(b"\n")) and record.json["result"] == batch.json
     assert record.headers["X-Model-Digest"] == record.json["model"]["digest"] == batch.headers["X-Model-Digest"]
     assert "Retry-After" not in record.headers
+
+
+def test_a_result_of_an_older_version_has_the_record_of_a_new_one():
+    metadata, result = b'{"model":{"name":"iris","version":"1","digest":"sha256:0"}}', b'{"labels":["setosa"]}'
+    done = Job(f"j{'0' * 22}", "succeeded", 1, 0.0, 0.5, 1.0, b"", b"%b\n%b\n" % (metadata, result), None, None)
+    with_spaces = json.dumps(json.loads(metadata)).encode()
+    assert record(done._replace(result=b"%b\n%b" % (with_spaces, result))) == record(done)
+    body, digest = record(done)
+    assert body.endswith(b',"result":{"labels":["setosa"]}}\n') and digest == "sha256:0"
+    assert list(json.loads(body)) == ["id", "status", "href", "attempts", "created", "started", "finished", "model", "result"]
 
 
 def test_the_times_are_rfc_3339_in_utc_and_in_order(app):

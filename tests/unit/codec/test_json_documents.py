@@ -6,7 +6,7 @@ import random
 import pytest
 
 from iris_wsgi.codec import json_documents
-from iris_wsgi.codec.json_documents import decode_json, decoded_in_pieces, encode, encode_list
+from iris_wsgi.codec.json_documents import decode_json, decoded_in_pieces, encode, encode_json, encode_list
 from iris_wsgi.errors import BadRequest
 
 ROWS = [[random.Random(7).random(), 2, -3e-5, i] for i in range(3000)]
@@ -136,3 +136,18 @@ def test_any_damage_of_a_long_list_is_refused_or_decoded_as_by_one_call():
 def test_lists_are_encoded_in_pieces_as_by_one_call():
     for items in ([], [1.5], list(range(500)), list(range(501)), FLAT, ROWS):
         assert encode_list(items) == encode(items)
+
+
+def test_a_response_is_compact_in_utf8_and_ends_with_one_line_feed():
+    document = {"label": "アヤメ", "values": [0.98, 2.15e-07, None, True], "empty": {}}
+    assert encode_json(document) == '{"label":"アヤメ","values":[0.98,2.15e-07,null,true],"empty":{}}\n'.encode()
+    assert encode_json([]) == b"[]\n"
+
+
+def test_half_of_a_surrogate_pair_stays_an_escape_because_utf8_cannot_express_it():
+    assert encode_json({"id": "a\ud800\n"}) == b'{"id":"a\\ud800\\n"}\n'
+
+
+def test_a_number_that_json_cannot_express_is_never_sent():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_json({"value": float("nan")})

@@ -234,6 +234,18 @@ def test_a_response_has_binary_data_after_the_json_in_the_requested_order():
     assert len(tail) == result["outputs"][1]["parameters"]["binary_data_size"] == 16
 
 
+def test_json_alone_ends_with_a_line_feed_and_json_before_binary_data_does_not():
+    body, header = encode_infer(decoded(infer(inline(), id="é")), IRIS, OUTPUTS)
+    assert (
+        header is None
+        and body.endswith(b"]}]}\n")
+        and body.startswith('{"model_name":"iris","model_version":"1","id":"é",'.encode())
+    )
+    outputs = [{"name": "probabilities", "parameters": {"binary_data": True}}]
+    body, header = encode_infer(decoded(infer(inline(), outputs=outputs)), IRIS, OUTPUTS)
+    assert body[:header].endswith(b"}}]}") and body[header:] == PROBABLE.tobytes()
+
+
 CLASSES = {
     1: [f"{PROBABLE[0, 0].item()!r}:0:setosa", "0.5:1:versicolor"],
     2: [f"{PROBABLE[0, 0].item()!r}:0:setosa", f"{PROBABLE[0, 1].item()!r}:1:versicolor", "0.5:1:versicolor", "0.25:0:setosa"],

@@ -477,7 +477,7 @@ def test_an_entry_is_the_same_after_packing():
 def test_bodies_have_the_sent_numbers_and_the_prediction_of_the_model():
     model, _ = load_model(MODEL)
     responses = ItemResponses(model.schema, Encoder(model.outputs), predictor(lambda rows, _: model.predict(rows)))
-    assert responses.item("a", 1, ROW) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
+    assert responses.item("a", 1, ROW) == b'{"id":"a","version":1,"data":[[5.1,3.5,1.4,0.2]]}\n'
     document = json.loads(responses.prediction("a", 1, ROW, 0))
     assert (
         document["label"] == "setosa"

@@ -16,7 +16,7 @@ import pytest
 from http_clients import wait_until
 from project import ROOT
 
-from iris_wsgi.observability.log import MAX_WAITING_LINES, PIPE_BUF, LibraryLogHandler, Log
+from iris_wsgi.observability.log import MAX_WAITING_LINES, PIPE_BUF, LibraryLogHandler, Log, log_line
 
 
 @pytest.fixture
@@ -41,6 +41,13 @@ def test_an_event_is_one_line_of_json_with_time_level_and_fields(pipe):
     Log(pipe[1]).event("info", "hello\n\x1b[31m\xe9", pid=1)
     (line,) = lines(pipe[0])
     assert (line["level"], line["message"], line["pid"]) == ("info", "hello\n\x1b[31m\xe9", 1)
+
+
+def test_an_event_is_in_the_style_of_the_lines_of_requests_and_in_ascii(pipe):
+    Log(pipe[1]).event("info", "a b: \x9b, c", roles=["web"], port=8000)
+    line = os.read(pipe[0], 65536)
+    assert line.endswith(b'","level":"info","message":"a b: \\u009b, c","roles":["web"],"port":8000}\n')
+    assert log_line("error", "stopped", port=1).endswith('Z","level":"error","message":"stopped","port":1}')
 
 
 def test_a_buffered_log_writes_when_it_is_flushed(pipe):

@@ -85,7 +85,7 @@ def test_the_application_follows_the_specification_under_wsgiref_and_its_validat
                 content = response.read()
                 assert response.status == status, (method, path, content)
                 if path == "/predict/label":
-                    assert content == b'{"prediction":"setosa"}'
+                    assert content == b'{"prediction":"setosa"}\n'
             connection.close()
         finally:
             server.shutdown()
@@ -106,7 +106,7 @@ def test_the_application_is_a_waitress_application(tmp_path):
         assert connection.getresponse().status in (200, 501)
         connection.close()
         connection.request("POST", "/predict/label", iter([b'{"data": [[7.2, 3.6,', b" 6.1, 2.5]]}"]))
-        assert connection.getresponse().read() == b'{"prediction":"virginica"}'
+        assert connection.getresponse().read() == b'{"prediction":"virginica"}\n'
         connection.close()
     finally:
         server.task_dispatcher.shutdown(timeout=1)
