@@ -43,7 +43,7 @@ PHRASES = {
 }
 
 Headers = Sequence[tuple[str, str]]
-NO_ROUTE = "This path is not served; GET /openapi.json lists all paths."
+NO_ROUTE = "This path is not served{hint}; GET {prefix}/openapi.json lists all paths."
 RETRY_AFTER = ("Retry-After", "1")
 
 

@@ -250,7 +250,8 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     context = RoleContext(
         *start, model, backend.outputs, backend.predict, backend.sample, backend.latency, readiness, backend.predict_row
     )
-    routes = [*page.routes(), *ROUTES[settings.role](context), *cache_routes, *(edge(context) if settings.edge_dir else ())]
+    root = page.routes(lambda prefix: page.server_info(settings.role, table, prefix))
+    routes = [*root, *ROUTES[settings.role](context), *cache_routes, *(edge(context) if settings.edge_dir else ())]
     table = health_routes.routes(routes, registry, readiness, background.problem, bool(settings.token_file))
     Info(registry, "iris_wsgi_info", "Role and version of the server.", ("role", "version"), [[settings.role], [__version__]])
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)

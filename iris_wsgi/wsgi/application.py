@@ -12,6 +12,7 @@ from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.http.request_head import RequestHead
 from iris_wsgi.observability.trace_context import RequestIds, TraceContext, request_ids
+from iris_wsgi.roles import role_of
 from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
 from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
 
@@ -328,7 +329,20 @@ class App:
             raise errors.MethodNotImplemented("The request method is unknown.", headers=headers)
         if allow:
             raise errors.MethodNotAllowed(f"This path supports {allow}.", headers=headers)
-        raise errors.NotFound(errors.NO_ROUTE)
+        raise self.no_route(request)
+
+    def no_route(self, request: Request) -> errors.NotFound:
+        """Returns the failure of a request whose path has no route. It names a similar path, or the role that has this path."""
+        try:
+            prefix = self.prefix(request.environ)
+        except Problem:
+            prefix = ""
+        hint = ""
+        if (similar := self.router.similar(request.path)) is not None:
+            hint = f", but {prefix}{similar} is"
+        elif role := role_of(request.path, self.table):
+            hint = f" by this role, but by role {role}"
+        return errors.NotFound(errors.NO_ROUTE.format(hint=hint, prefix=prefix))
 
     def content(self, route: Route, environ: Environ, body: bytes | None) -> bytes:
         """Returns the body without its content coding."""

@@ -1,7 +1,7 @@
 """Router of paths and path templates, and the path prefix of clients behind a proxy."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -21,6 +21,10 @@ INVALID_PREFIX = (
 )
 parameter = re.compile(r"\{(\w+)\}")
 doubled = re.compile("//+").sub
+# A path that is longer is not a mistyped one, and its comparison would take long.
+MAX_SIMILAR = 64
+# The similarity of two paths, from 0 to 1, as difflib measures it: /predit is similar to /predict.
+MIN_SIMILARITY = 0.8
 
 
 class Router(Generic[T]):
@@ -36,6 +40,9 @@ class Router(Generic[T]):
                 raise ValueError(f"two templates match the same paths: {template} and {following}")
         # Each template is a group around the groups of its parameters. The last group that ends shows which template matched.
         self.match = re.compile("|".join(f"({''.join(expression(path))})" for path in templates) or r"(?!)").fullmatch
+        # For similar(): of two paths that differ in the final slash, the one without it.
+        self.plain = {plain(path): path for path in sorted(self.literal, reverse=True) if path.startswith("/")}
+        self.segments = {path: path.split("/") for path in templates}
         self.templates: dict[int, tuple[T, list[str]]] = {}
         group = 1
         for path in templates:
@@ -53,6 +60,37 @@ class Router(Generic[T]):
             return self.default
         resource, names = self.templates[found.lastindex]
         return resource, {name: decoded(found[found.lastindex + i]) for i, name in enumerate(names, 1)}
+
+    def similar(self, path: str) -> str | None:
+        """Returns the path or template that a client may have meant by an unknown path, or None.
+
+        Slashes and the case of letters do not matter, and a few letters may differ. The cost has a limit for any path.
+        """
+        if len(path) > MAX_SIMILAR:
+            return None
+        # Only a client that mistypes a path needs it.
+        from difflib import get_close_matches
+
+        wanted = plain(path)
+        values = wanted.split("/")
+        filled = {fill(parts, values): path for path, parts in self.segments.items() if len(parts) == len(values)}
+        candidates = {**filled, **self.plain}
+        found = [wanted] if wanted in candidates else get_close_matches(wanted, candidates, 1, MIN_SIMILARITY)
+        return candidates[found[0]] if found else None
+
+
+def plain(path: str) -> str:
+    """Returns a path in lower case with single slashes, and none at its end."""
+    return doubled("/", path).rstrip("/").lower()
+
+
+def fill(segments: Sequence[str], values: Sequence[str]) -> str:
+    """Returns the path of a template with the segments of another path as values.
+
+    A value ends where the rest of its segment begins, as in {model}:predict.
+    """
+    pairs = zip(segments, (value.partition(":")[0] for value in values), strict=True)
+    return "/".join(value.join(parameter.split(segment)[::2]) for segment, value in pairs)
 
 
 def names_of(path: str) -> list[str]:

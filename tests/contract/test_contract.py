@@ -9,6 +9,7 @@ from edge_bundles import write_bundle
 from http_clients import wait_until
 from project import MODEL
 
+from iris_wsgi import __version__
 from iris_wsgi.model.artifact import sha256
 from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi.application import METHODS, NO_CONTENT
@@ -216,6 +217,20 @@ def test_every_json_response_is_compact_and_ends_with_one_line_feed(role):
             options = {"body": json.dumps(bad).encode(), "content_type": "application/json", "expect_errors": True}
             response = role.request(example_path(role, path), method=method, **options)
             assert response.status_int in (400, 422) and has_the_style_of_responses(response.body)
+
+
+def test_the_root_names_the_server_and_links_to_what_it_serves(role):
+    info = role.get("/").json
+    assert list(info) == ["status", "name", "version", "role", "links"]
+    expected = ("alive", "iris_wsgi", __version__, role.name.partition(" ")[0])
+    assert (info["status"], info["name"], info["version"], info["role"]) == expected
+    paths = set(info["links"].values())
+    assert {"/health", "/livez", "/readyz", "/metrics", "/openapi.json"} <= paths <= role.table.keys()
+    # Each pattern of the role has a link: its paths begin with one.
+    owned = [path for path in role.table if path not in ("/", "/label", "/training") and path.split("/")[1] != "docs"]
+    assert not [path for path in owned if not any(path.split("/")[1] == link.split("/")[1] for link in paths)]
+    under_prefix = role.get("/", extra_environ={"SCRIPT_NAME": "/iris"}).json["links"]
+    assert under_prefix == {name: f"/iris{path}" for name, path in info["links"].items()}
 
 
 def test_the_openapi_document_under_a_prefix_has_the_same_style(role):

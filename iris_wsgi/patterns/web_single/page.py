@@ -1,7 +1,9 @@
-"""Route of the root path: liveness as JSON, and a page for browsers."""
+"""Route of the root path: liveness and links as JSON, and a page for browsers."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from iris_wsgi import __version__
 from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import JSON
 from iris_wsgi.wsgi import openapi
@@ -13,27 +15,63 @@ from iris_wsgi.wsgi.conditional import conditional
 FILE = Path(__file__).with_name("page.html")
 HTML = "text/html"
 # Clients of KServe read liveness from this property of the root path.
-ALIVE = encode_json({"status": "alive"})
+ALIVE = {"status": "alive"}
 STATUS: openapi.Schema = {"type": "string", "enum": ["alive"]}
+# Links of the root by name. A role shows those that it serves.
+LINKS = {
+    "health": "/health",
+    "live": "/livez",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+    "openapi": "/openapi.json",
+    "docs": "/docs",
+    "metadata": "/metadata",
+    "predict": "/predict",
+    "label": "/predict/label",
+    "batch": "/predict/batch",
+    "v2": "/v2",
+    "v1": "/v1/models",
+    "jobs": "/jobs",
+    "hybrid": "/predict/hybrid",
+    "item": "/items/{id}",
+    "cache": "/cache",
+    "ensemble": "/ensemble/predict",
+    "edge": "/edge/",
+}
+LINKS_SCHEMA: openapi.Schema = {
+    "type": "object",
+    "required": ["health", "live", "ready", "metrics", "openapi"],
+    "properties": dict.fromkeys(LINKS, openapi.TEXT),
+    "additionalProperties": False,
+}
+INFO = openapi.closed(status=STATUS, name=openapi.TEXT, version=openapi.TEXT, role=openapi.TEXT, links=LINKS_SCHEMA)
 # The representation depends on the Accept header.
 VARY = ("Vary", "Accept")
 
 
-def routes() -> list[Route]:
+def routes(info: Callable[[str], object]) -> list[Route]:
+    """Returns the route of the root. `info` returns the JSON document for the path prefix of a client."""
     content = FILE.read_bytes()
     text = content.decode()
     # The icon of the page is a data URL.
     script, style = hash_sources(text, "script"), hash_sources(text, "style")
     policy = content_security_policy(script=script, style=style, connect="'self'", img="data:")
     page = Response(content, f"{HTML}; charset=utf-8", headers=(VARY, *security_headers(policy)))
-    alive = Response(ALIVE, headers=(VARY,))
 
     def root(request: Request) -> Response:
-        return page if prefers_html(request.environ.get("HTTP_ACCEPT", "")) else alive
+        if prefers_html(request.environ.get("HTTP_ACCEPT", "")):
+            return page
+        return Response(encode_json(info(request.prefix)), headers=(VARY,))
 
-    return [
-        conditional(Route("GET", "/", root, RouteDoc("Liveness; a page for browsers", openapi.closed(status=STATUS), html=True)))
-    ]
+    return [conditional(Route("GET", "/", root, RouteDoc("Liveness and links; a page for browsers", INFO, html=True)))]
+
+
+def server_info(role: str, table: Iterable[Route], prefix: str) -> dict[str, object]:
+    """Returns the JSON document of the root. Its links begin with the path prefix of the client."""
+    # A route without success only reports why the server does not serve the path.
+    paths = {route.path for route in table if route.doc.success}
+    links = {name: f"{prefix}{path}" for name, path in LINKS.items() if path in paths}
+    return {**ALIVE, "name": "iris_wsgi", "version": __version__, "role": role, "links": links}
 
 
 def prefers_html(accept: str) -> bool:

@@ -211,3 +211,74 @@ def test_a_refusal_of_the_server_under_v2_and_v1_is_an_error_document_too(live_s
         response = connection.exchange(request_headers)
     assert (response.status, response.headers["content-type"]) == (status, "application/json")
     assert list(response.json()) == ["error"] and response.closes
+
+
+MISTYPED = {
+    "/predict/": "/predict",
+    "//predict": "/predict",
+    "/predict//label/": "/predict/label",
+    "/Predict/LABEL": "/predict/label",
+    "/predictlabel": "/predict/label",
+    "/predit": "/predict",
+    "/predict/lable": "/predict/label",
+    "/healthz": "/health",
+    "/ready": "/readyz",
+    "/job": "/jobs",
+    "/jobs/j0/": "/jobs/{id}",
+    "/Jobs/J0": "/jobs/{id}",
+    "/job/j0": "/jobs/{id}",
+    "/items/0001/predicton": "/items/{id}/prediction",
+    "/v2/models/iris/infr": "/v2/models/{model}/infer",
+    "/v2//": "/v2",
+    "//": "/",
+    "": "/",
+}
+
+
+@pytest.mark.parametrize("path", MISTYPED, ids=repr)
+def test_an_unknown_path_gets_404_with_the_path_that_it_resembles(make_app, path):
+    status, _, content = call_wsgi(make_app(role="all").service.app, "POST", path)
+    document = json.loads(content)
+    assert (status, document.get("detail") or document["error"]) == (
+        404,
+        f"This path is not served, but {MISTYPED[path]} is; GET /openapi.json lists all paths.",
+    )
+
+
+def test_only_paths_that_the_role_serves_are_named_and_other_roles_by_their_name(make_app):
+    roles = {"/predict": "web_single", "/predict/hybrid": "sync_async", "/jobs/j0": "asynchronous", "/items/1": "data_cache",
+             "/ensemble/health": "gateway", "/v2/models": "synchronous", "/v1/models": "synchronous"}  # fmt: skip
+    for served, others in (("worker", roles), ("web_single", {**roles, "/predict": "", "/predict/x": ""})):
+        app = make_app(role=served).service.app
+        for path, role in others.items():
+            status, _, content = call_wsgi(app, "POST", path)
+            named = f"This path is not served by this role, but by role {role}; GET /openapi.json lists all paths."
+            assert (named.encode() in content) == bool(role) and (status == 404 or path == "/predict")
+
+
+def test_the_hint_has_the_prefix_of_the_client(make_app):
+    app = make_app(role="web_single", url_prefix="/iris").service.app
+    detail = json.loads(call_wsgi(app, "GET", "/predict/")[2])["detail"]
+    assert detail == "This path is not served, but /iris/predict is; GET /iris/openapi.json lists all paths."
+    app = make_app(role="web_single", url_prefix="forwarded").service.app
+    refused = json.loads(call_wsgi(app, "GET", "/predict/", HTTP_X_FORWARDED_PREFIX="/a b")[2])["detail"]
+    assert refused == "This path is not served, but /predict is; GET /openapi.json lists all paths."
+
+
+def test_a_hostile_path_is_neither_repeated_nor_compared(make_app, monkeypatch):
+    app = make_app(role="all").service.app
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a long path is compared")
+
+    monkeypatch.setattr("difflib.get_close_matches", fail)
+    for path in ("/" + "q" * 8000, "/" * 8000, "/predict/" * 900, "/v2/models/" + "q" * 8000 + "/infr", "/" + "q/" * 4000):
+        status, _, content = call_wsgi(app, "GET", path)
+        assert status == 404 and len(content) < 250 and b"qq" not in content
+
+
+def test_a_path_with_a_similar_one_is_counted_as_unmatched_and_a_wrong_method_keeps_405(make_app):
+    app = make_app(role="web_single")
+    assert app.post("/predict/", status=404) and app.get("/predict", status=405).headers["Allow"] == "POST, OPTIONS"
+    series = 'http_requests_total{method="POST",route="unmatched",status="404"} 1'
+    assert series in app.get("/metrics").text.splitlines()
