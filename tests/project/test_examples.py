@@ -21,10 +21,15 @@ PATTERNS = {path.parent.name for path in (ROOT / "iris_wsgi/patterns").glob("*/_
 TABLE = (EXAMPLES / "README.md").read_text()
 # The packages that a file imports, other than those of the server.
 PACKAGES = {"httpx", "tritonclient.http"}
-# Runs a notebook, and prints the texts of its cells.
+# Runs a notebook, and prints the texts of its cells. Another process could take the TCP ports of a kernel before the kernel does.
 RUN_NOTEBOOK = """
-import sys, nbclient, nbformat
-notebook = nbclient.execute(nbformat.read(sys.argv[1], 4), timeout=120)
+import os, sys, tempfile
+folder = tempfile.TemporaryDirectory()
+os.environ |= dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), folder.name)
+import jupyter_client, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], 4)
+kernel = jupyter_client.AsyncKernelManager(kernel_name="python3", transport="ipc")
+nbclient.NotebookClient(notebook, kernel, timeout=120).execute()
 print("".join(output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output))
 """
 SCORED = r"a,setosa,0\.99\d*,.*\nb,versicolor,.*\nc,virginica,"
