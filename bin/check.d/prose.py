@@ -18,7 +18,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PENDING = HERE / "prose_pending.txt"
-FOLDERS = (".ci", "bin", "charts", "docs", "iris_wsgi", "manifests", "model", "tests")
+FOLDERS = (".ci", "bin", "charts", "docs", "examples", "iris_wsgi", "manifests", "model", "tests")
 KINDS = ("docstring", "comment", "message", "document")
 # A string with two words is prose. Other strings are names, paths, and keys.
 TWO_WORDS = re.compile(r"\w,? \w")
@@ -204,7 +204,7 @@ READERS = {
     ".md": markdown_texts,
     **dict.fromkeys((".yml", ".yaml"), yaml_texts),
     **dict.fromkeys((".cfg", ".conf", ".sh", ".toml", ".txt"), shell_texts),
-    **dict.fromkeys((".css", ".js"), script_texts),
+    **dict.fromkeys((".css", ".js", ".mjs"), script_texts),
     ".html": page_texts,
     ".lua": lua_texts,
     ".json": json_texts,

@@ -341,9 +341,10 @@ class Command(NamedTuple):
 
 SERVE = "Serves a role until SIGTERM or SIGINT."
 WORKER = f"Runs jobs until SIGTERM or SIGINT. Health and metrics of the role worker are on port {WORKER_PORT}."
-TOUR = """Tests every pattern on a running server, and prints right, wrong, or not served for each. The status is 0 if all
-served patterns are right. It is 1 if a result is wrong, or if the server is missing, is another program, requires another
-token, or has another model. It is 2 for an invalid argument."""
+TOUR = """Tests every pattern on a running server, and prints for each: right, wrong, not served by this role, skipped for this
+model, or not set up. The end counts those of the role. The status is 0 if no pattern is wrong. It is 1 if a pattern is
+wrong, or if the server is missing, is another program, requires another token, or has another model. It is 2 for an invalid
+argument."""
 COMMANDS = {
     "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE, SERVER_PACKAGES),
     "worker": Command("run jobs until SIGTERM", worker_flags, run_server, WORKER, SERVER_PACKAGES),

@@ -1,5 +1,6 @@
 """Client of the tour: sends requests, runs commands, prints the responses, and compares them with the golden rows."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from iris_wsgi.cli.http_client import connect, exchange
 from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.model.artifact import GoldenRow
-from iris_wsgi.model.golden import value_scales
+from iris_wsgi.model.golden import batch_difference, value_scales
 from iris_wsgi.model.session import Model, load_model
 
 TIMEOUT_SECONDS, READY_SECONDS = 30.0, 15.0
@@ -38,8 +39,20 @@ class Mismatch(Exception):
     """A response that differs from the expected one."""
 
 
-class NotServed(Exception):
-    """A pattern that the role or the settings of the server exclude."""
+class NotTested(Exception):
+    """A pattern without a result. The subclass states the cause."""
+
+
+class NotInRole(NotTested):
+    """A pattern that other roles serve."""
+
+
+class NotForModel(NotTested):
+    """A pattern in which this model cannot be served."""
+
+
+class NotSetUp(NotTested):
+    """A pattern of this role and this model that the server lacks. The message states what to do."""
 
 
 class UnknownServer(Exception):
@@ -74,6 +87,7 @@ class TourClient:
         self.outputs = self.model.outputs
         self.cases, self.tolerance = chosen(golden.cases), golden.tolerance
         self.scales = value_scales(self.outputs, golden.cases)
+        self.all_cases = golden.cases
         self.connection = connect(self.url, TIMEOUT_SECONDS)
         self.role = "unknown"
         self.routes: frozenset[tuple[str, str]] = frozenset()
@@ -91,6 +105,7 @@ class TourClient:
             )
         found = re.search(r'^iris_wsgi_info\{role="(\w+)"', exchange(self.connection, "GET", "/metrics")[1], re.MULTILINE)
         self.role = found[1] if found else self.role
+        self.print(f"It has role {self.role}. {self.model_dir} has the model {self.model.name} {self.model.version}.")
         if ("GET", "/metadata") in self.routes:
             self.compare_model(self.send("GET", "/metadata").document["model"])
 
@@ -101,6 +116,10 @@ class TourClient:
                 f"{self.url} serves the model {served['name']} {served['version']} {served['digest']}, and {self.model_dir} has "
                 f"{self.model.name} {self.model.version} {self.model.digest}: set --model-dir to the folder of the server's model"
             )
+
+    def can_cache(self) -> bool:
+        """Returns whether the model gives a row the same bits alone and in a batch."""
+        return not batch_difference(self.model, self.all_cases)
 
     def half(self) -> Model | None:
         """Returns the model of role pred, or None if the folder has no halves."""
@@ -138,6 +157,18 @@ class TourClient:
         if not 200 <= response.status < 300:
             raise Mismatch(f"{method} {path} answers {response.status}, expected success: {' '.join(text.split())[:MAX_SHOWN]}")
         return TourResponse(response.status, json.loads(text), response.headers)
+
+    def file_digest(self, path: str) -> str:
+        """Downloads a file, and returns its SHA-256 in hexadecimal digits. Raises Mismatch for an unsuccessful status."""
+        shown = [f"-H '{name}: Bearer …'" for name in self.credentials]
+        self.print(" ".join(["$ curl -sf", *shown, f"{self.url}{path} | sha256sum"]), CYAN)
+        self.connection.request("GET", path, headers=dict(self.credentials))
+        response = self.connection.getresponse()
+        digest = hashlib.sha256(response.read()).hexdigest()
+        if response.status != 200:
+            raise Mismatch(f"GET {path} answers {response.status}, expected success")
+        self.print(f"{digest}  -")
+        return digest
 
     def job(self, job_id: str) -> Mapping[str, Any]:
         """Returns the record of a job when it has finished, or after a timeout. The server need not support Prefer: wait."""
@@ -235,6 +266,14 @@ def parse_description(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
 def command_line(words: Sequence[str]) -> str:
     """Returns the command as a person would type it."""
     return " ".join([f"bin/{words[0]}" if SCRIPTS.is_dir() else f"python3 -m iris_wsgi {words[0]}", *words[1:]])
+
+
+def bundle_advice(model_dir: Path) -> str:
+    """Returns what to do for a server without a bundle of the model."""
+    if not SCRIPTS.is_dir():
+        return "set IRIS_EDGE_DIR to the folder of bin/edge build (the image target edge has it), and restart the server"
+    option = "" if model_dir.resolve() == SCRIPTS.parent / "model" else f" --model-dir {model_dir}"
+    return f"run bin/edge build{option}, and restart bin/serve{option}"
 
 
 def last_line(text: str) -> str:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -18,7 +19,8 @@ from packed_models import write_model
 from pattern_table import ROWS
 from project import MODEL, ROOT
 
-from iris_wsgi.cli.tour import PATTERNS
+from iris_wsgi.cli.tour import PATTERNS, no_cache
+from iris_wsgi.cli.tour_client import NotForModel, NotSetUp
 
 NAMES = [pattern.name for pattern in PATTERNS]
 # A server where no request waits for a job.
@@ -34,6 +36,10 @@ LIES = {
     "horizontal microservice": (b"/ensemble/predict ", b'"complete"', b'"complied"'),
     "edge AI": (b"/edge/manifest.json ", b'"sha256:', b'"sha257:'),
 }
+
+
+# A bundle whose manifest is right, and whose model is another one.
+OTHER_FILE = (b"/edge/model/golden.json ", b'"setosa"', b'"satyrs"')
 
 
 class LyingProxy(FaultProxy):
@@ -72,6 +78,7 @@ def test_every_pattern_of_the_readme_is_shown_and_correct(run, tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     assert re.findall(r"^(\d+)/10 (.*)$", result.stdout, re.MULTILINE) == [(str(i), name) for i, name in enumerate(NAMES, 1)]
     assert result.stdout.count("\nright\n") == result.stdout.count("\nUse it when ") == 10 and "\x1b" not in result.stdout
+    assert result.stdout.endswith("\n10 of 10 patterns of role all are right\n")
     assert "fwd=uri-miss" in result.stdout and "; hit" in result.stdout and "Location: /jobs/" in result.stdout
     # The last two rows of the table are not patterns.
     assert [row.pattern for row in ROWS[:-2]] == NAMES
@@ -86,6 +93,9 @@ def test_each_lie_of_a_server_is_reported_for_its_pattern(run, tmp_path):
     assert found["web single"] == "the label is 'satyrs', expected 'setosa'"
     assert found["asynchronous"] == "the status of the job is 'abandoned', expected 'succeeded'"
     assert "expected [0.99" in found["synchronous"]
+    with LyingProxy(server, OTHER_FILE) as liar:
+        found = errors_of(tour(liar.url))
+    assert list(found) == ["edge AI"] and found["edge AI"].startswith("the digest of /edge/model/golden.json is ")
 
 
 @pytest.mark.long
@@ -97,14 +107,23 @@ def test_responses_are_compared_with_the_local_golden_rows(run, model_copy):
     assert [*errors_of(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 
 
-def unserved_patterns(process: subprocess.CompletedProcess) -> dict[str, str]:
-    """Runs a tour without errors. Returns the patterns that the server does not serve, and the reasons."""
+CAUSE = r"^(not served by role \w+|skipped for this model|not set up): (.*)$"
+
+
+def unserved_patterns(process: subprocess.CompletedProcess, cause: str = "") -> dict[str, str]:
+    """Runs a tour without errors. Returns the patterns that the server does not serve, or those of one cause, and the reasons."""
     assert (process.returncode, process.stderr) == (0, ""), process
     parts = re.split(r"^\d+/10 (.*)$", process.stdout, flags=re.MULTILINE)[1:]
     found = dict(zip(parts[::2], parts[1::2], strict=True))
-    reasons = {name: re.search(r"^not served: (.*)$", text, re.MULTILINE) for name, text in found.items()}
+    reasons = {name: re.search(CAUSE, text, re.MULTILINE) for name, text in found.items()}
     assert all((reasons[name] is None) == ("\nright\n" in text) for name, text in found.items())
-    return {name: reason[1] for name, reason in reasons.items() if reason}
+    return {name: reason[2] for name, reason in reasons.items() if reason and reason[1].startswith(cause)}
+
+
+def summary_of(process: subprocess.CompletedProcess) -> str:
+    """Returns the line that counts the patterns."""
+    (line,) = re.findall(r"^\d+ of \d+ pattern.*$", process.stdout, re.MULTILINE)
+    return line
 
 
 @pytest.mark.long
@@ -119,10 +138,26 @@ def test_a_server_of_another_model_is_reported_in_one_line_that_names_both_and_t
 
 @pytest.mark.long
 def test_with_a_custom_model_without_companions_the_other_patterns_are_not_served(run):
-    found = unserved_patterns(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
-    assert list(found) == ["prep-pred", "sync-async", "horizontal microservice", "edge AI"]
+    result = tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast"))
+    found = unserved_patterns(result, "skipped for this model")
+    assert list(found) == ["prep-pred", "sync-async", "horizontal microservice"]
     assert "no halves" in found["prep-pred"] and "no matching fast model" in found["sync-async"]
-    assert found["edge AI"] == "the command works, but there is no page at /edge/: run bin/edge build, and restart bin/serve"
+    assert unserved_patterns(result, "not set up").keys() == {"edge AI"}
+    assert summary_of(result) == (
+        "6 of 7 patterns of role all are right; not set up: edge AI; "
+        "skipped for this model: prep-pred, sync-async, horizontal microservice"
+    )
+    option = f" --model-dir {MODEL / 'fast'}"
+    assert f"run bin/edge build{option}, and restart bin/serve{option}\n" in result.stdout
+
+
+def test_without_a_bundle_the_last_line_says_how_to_get_one(run):
+    result = tour(run().url)
+    assert unserved_patterns(result).keys() == {"edge AI"}
+    assert result.stdout.endswith(
+        "\n9 of 10 patterns of role all are right; not set up: edge AI\nedge AI: the command works, but the server has no bundle "
+        "for devices: run bin/edge build, and restart bin/serve\n"
+    )
 
 
 # Patterns of each role, in addition to batch, which needs no server.
@@ -150,9 +185,13 @@ def test_a_server_of_one_role_is_correct_in_its_patterns_and_the_others_are_not_
         wait_until(
             lambda: fetch(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "the gateway knows all members"
         )
-    found = unserved_patterns(tour(server.url))
-    assert set(NAMES) - found.keys() == {"batch", *SERVED[role]}
-    assert all(f"role {role} " in why for name, why in found.items() if name != "edge AI")
+    result = tour(server.url)
+    found = unserved_patterns(result, f"not served by role {role}")
+    assert set(NAMES) - found.keys() == {"batch", *SERVED[role]} and found.keys() == unserved_patterns(result).keys()
+    assert f"\nIt has role {role}. " in result.stdout.partition("\n1/10 ")[0]
+    count = len(SERVED[role]) + 1
+    words = "pattern of role" if count == 1 else "patterns of role"
+    assert summary_of(result).startswith(f"{count} of {count} {words} {role} {'is' if count == 1 else 'are'} right; ")
 
 
 @pytest.mark.long
@@ -168,8 +207,29 @@ def test_jobs_without_a_worker_are_an_error_that_names_the_worker(run, monkeypat
 @pytest.mark.long
 def test_settings_of_a_server_that_serves_all_patterns_are_no_errors(run):
     server = run("--cache", "off", "--escalate-below", "0.5", "--url-prefix", "/iris", constants=NO_WAIT)
-    found = unserved_patterns(tour(server.url))
+    result = tour(server.url)
+    found = unserved_patterns(result, "not set up")
     assert list(found) == ["prediction cache", "edge AI"] and "its cache is off" in found["prediction cache"]
+    assert "\nprediction cache: its cache is off; restart the server without IRIS_CACHE=off\n" in result.stdout
+
+
+@pytest.mark.long
+def test_a_pattern_that_a_setting_adds_to_a_role_counts_for_it(run, tmp_path):
+    server = run("--role", "web_single", "--cache", "on", "--edge-dir", str(build_bundle(tmp_path / "bundle", MODEL)))
+    assert summary_of(tour(server.url)).startswith("4 of 4 patterns of role web_single are right; not served by this role: ")
+
+
+def test_a_cache_is_missing_because_of_a_setting_or_because_of_the_model():
+    assert isinstance(no_cache(SimpleNamespace(can_cache=lambda: True)), NotSetUp)
+    assert isinstance(no_cache(SimpleNamespace(can_cache=lambda: False)), NotForModel)
+
+
+@pytest.mark.long
+def test_a_model_of_another_folder_under_v2_alone_is_not_set_up(run):
+    result = tour(run("--role", "synchronous", "--model-dir", str(MODEL / "fast")).url)
+    found = unserved_patterns(result, "not set up")
+    assert list(found) == ["synchronous"] and "set --model-dir to the folder of the server's model" in found["synchronous"]
+    assert summary_of(result).startswith("1 of 2 patterns of role synchronous is right; not set up: synchronous; ")
 
 
 class Other(BaseHTTPRequestHandler):
@@ -271,12 +331,17 @@ KIND_REASONS = {
                                   "regressor of three targets", "float64 input", "map of strings"])  # fmt: skip
 def test_a_model_of_any_kind_is_correct_in_its_patterns_and_the_others_have_a_reason(run, tmp_path, kind):
     folder = write_model(tmp_path / "model", kind)
-    found = unserved_patterns(tour(run("--model-dir", str(folder)).url, "--model-dir", str(folder)))
+    result = tour(run("--model-dir", str(folder)).url, "--model-dir", str(folder))
+    found = unserved_patterns(result)
     assert set(NAMES) - found.keys() == set(CLASSIFIER_PATTERNS)
     if kind in KIND_REASONS:
         assert {found[name] for name in ("prep-pred", "horizontal microservice", "edge AI")} == {KIND_REASONS[kind]}
+        assert unserved_patterns(result, "skipped for this model") == found
+        assert summary_of(result).startswith(
+            "6 of 6 patterns of role all are right; skipped for this model: prep-pred, sync-async"
+        )
     elif "types" in kind:
-        words = "for models with one float32 input, and this one takes bool, int64, string"
+        words = "for models with one float32 input, not bool, int64, string"
         assert found["edge AI"] == f"the command works, but the page at /edge/ is {words}"
 
 

@@ -361,7 +361,8 @@ def test_the_tour_of_all_patterns_succeeds_inside_a_container_and_from_another_o
     for process in (inside, from_another_container):
         assert (process.returncode, process.stdout.count("\nright\n")) == (0, 9), process.stdout + process.stderr
         # This image has no bundle for browsers. The target edge has one.
-        assert "not served: the command works, but there is no page at /edge/" in process.stdout
+        assert "\n9 of 10 patterns of role all are right; not set up: edge AI\n" in process.stdout
+        assert "the command works, but the server has no bundle for devices: set IRIS_EDGE_DIR to " in process.stdout
         assert "$ python3 -m iris_wsgi edge predict" in process.stdout
 
 

@@ -45,6 +45,7 @@ def test_the_repository_has_no_unexpected_files_at_its_top():
         "bin",
         "charts",
         "docs",
+        "examples",
         "iris_wsgi",
         "manifests",
         "model",
