@@ -18,7 +18,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PENDING = HERE / "prose_pending.txt"
-FOLDERS = (".ci", "bin", "charts", "docs", "examples", "iris_wsgi", "manifests", "model", "tests")
+FOLDERS = (".ci", ".github", "bin", "charts", "compose", "docs", "examples", "iris_wsgi", "manifests", "model", "tests")
 KINDS = ("docstring", "comment", "message", "document")
 # A string with two words is prose. Other strings are names, paths, and keys.
 TWO_WORDS = re.compile(r"\w,? \w")

@@ -22,6 +22,7 @@ from http_clients import child_pids, wait_until
 from optional_programs import require_program
 from packed_models import write_model
 from project import ROOT
+from project_images import BIN, EDGE, FULL, IMAGE, build_image
 from server_process import error_of, free_ports
 
 import iris_wsgi
@@ -32,19 +33,12 @@ import archive
 import container_engine
 import lockfile
 
-IMAGE = "model-in-image-pattern:v1.0"
-FULL, EDGE = f"{IMAGE}-full", f"{IMAGE}-edge"
-BIN = ROOT / "bin/image"
 HARD = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--pids-limit", "64")
 SMALL = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5")
 POINTS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
 TIMEOUT_SECONDS = 60
 
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")]
-
-
-def built(tag: str, target: str) -> None:
-    subprocess.run([BIN, "build", "--target", target, "--tag", tag], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +52,7 @@ def runner(request: pytest.FixtureRequest) -> str:
         runner = container_engine.runner(container_engine.first_working_tool())
     except container_engine.EngineError as error:
         pytest.skip(str(error))
-    built(IMAGE, "default")
+    build_image(IMAGE, "default")
     return runner
 
 
@@ -70,7 +64,7 @@ def image(runner: str) -> archive.Image:
 @pytest.fixture(scope="session")
 def full(runner: str) -> str:
     """Image that also has redis-py and psycopg."""
-    built(FULL, "full")
+    build_image(FULL, "full")
     return FULL
 
 
@@ -325,7 +319,7 @@ def test_the_full_image_has_the_packages_of_the_other_roles_and_little_more(runn
 def edge(runner: str) -> str:
     """Image with the edge bundle, together with the plain image."""
     subprocess.run([ROOT / "bin/edge", "build"], check=True, stdout=subprocess.DEVNULL)
-    built(EDGE, "edge")
+    build_image(EDGE, "edge")
     return EDGE
 
 

@@ -40,10 +40,13 @@ def test_the_repository_has_no_unexpected_files_at_its_top():
     expected_names = {
         ".ci",
         ".dockerignore",
+        ".github",
         ".gitignore",
         "Dockerfile",
         "bin",
         "charts",
+        "compose",
+        "compose.yaml",
         "docs",
         "examples",
         "iris_wsgi",
