@@ -122,7 +122,7 @@ def test_an_error_on_a_terminal_is_a_line_for_people():
 def test_the_printed_curl_line_works(live_server):
     require_program("curl")
     line = live_server.startup_lines[-1].removeprefix("try: ")
-    assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout == '{"prediction":"setosa"}'
+    assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout == '{"prediction":"setosa"}\n'
 
 
 @pytest.mark.parametrize(("label", "row"), LABELED_ROWS.items())
