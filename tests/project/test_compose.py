@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from doc_examples import commands_for
 from http_clients import ROW, HttpResponse, fetch, http_request, wait_until
 from kustomize_overlays import (
     DOCKERFILE,
@@ -258,6 +259,16 @@ def test_podman_compose_renders_a_profile(profile):
         assert service.get("environment", {}) == environment(name)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("command", [line for fence in commands_for("compose") for line in fence.text.splitlines()])
+def test_podman_compose_understands_a_command_of_the_documents(command):
+    words = command.removeprefix("docker compose ").split()
+    result = subprocess.run(compose("--verbose", "--dry-run", *words, profiles=()), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    names = {"web"}.union(*(PROFILES[profile] for profile in PROFILES if f"--profile {profile}" in command))
+    assert set(re.findall(r"podman create --name=iris-wsgi_(\S+)_1 ", result.stderr)) == names
+
+
 class Project:
     """Services that run under podman-compose, on free ports of this machine."""
 
@@ -304,9 +315,11 @@ class Project:
         process.stdout.close()
 
     def remove(self) -> None:
-        # At once and in parallel, which podman-compose does not do.
-        self.podman("rm", "--force", "--time", "0", *self.containers())
-        self.compose("down", "--volumes").communicate(timeout=120)
+        """Removes everything at once. `podman-compose down` ends one container after the other."""
+        self.podman("rm", "--force", "--time", "0", "--volumes", *self.containers())
+        self.podman("pod", "rm", "--force", f"pod_{self.name}")
+        self.podman("volume", "rm", "--force", *(f"{self.name}_{volume}" for volume in DOCUMENT["volumes"]))
+        self.podman("network", "rm", f"{self.name}_default")
 
     def request(self, service: str, method: str, path: str, document: object = None, *headers: str) -> HttpResponse:
         server = SimpleNamespace(host="127.0.0.1", port=self.ports[service])
