@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from doc_examples import commands_for
 from http_clients import ROW, HttpResponse, fetch, http_request, wait_until
 from kustomize_overlays import (
     DOCKERFILE,
@@ -258,6 +259,28 @@ def test_podman_compose_renders_a_profile(profile):
         assert service.get("environment", {}) == environment(name)
 
 
+def remove_rest(project: str) -> None:
+    """Removes the parts of a project that are not containers. podman-compose makes some of them even for a plan."""
+    volumes = (f"{project}_{volume}" for volume in DOCUMENT["volumes"])
+    for words in (("pod", f"pod_{project}"), ("volume", *volumes), ("network", f"{project}_default")):
+        subprocess.run(["podman", words[0], "rm", "--force", *words[1:]], capture_output=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", [line for fence in commands_for("compose") for line in fence.text.splitlines()])
+def test_podman_compose_understands_a_command_of_the_documents(command):
+    words = command.removeprefix("docker compose ").split()
+    project = f"iris-wsgi-plan-{os.getpid()}"
+    try:
+        plan = compose("--project-name", project, "--verbose", "--dry-run", *words, profiles=())
+        result = subprocess.run(plan, capture_output=True, text=True)
+    finally:
+        remove_rest(project)
+    assert result.returncode == 0, result.stderr
+    names = {"web"}.union(*(PROFILES[profile] for profile in PROFILES if f"--profile {profile}" in command))
+    assert set(re.findall(rf"podman create --name={project}_(\S+)_1 ", result.stderr)) == names
+
+
 class Project:
     """Services that run under podman-compose, on free ports of this machine."""
 
@@ -304,9 +327,9 @@ class Project:
         process.stdout.close()
 
     def remove(self) -> None:
-        # At once and in parallel, which podman-compose does not do.
-        self.podman("rm", "--force", "--time", "0", *self.containers())
-        self.compose("down", "--volumes").communicate(timeout=120)
+        """Removes everything at once. `podman-compose down` ends one container after the other."""
+        self.podman("rm", "--force", "--time", "0", "--volumes", *self.containers())
+        remove_rest(self.name)
 
     def request(self, service: str, method: str, path: str, document: object = None, *headers: str) -> HttpResponse:
         server = SimpleNamespace(host="127.0.0.1", port=self.ports[service])
@@ -323,8 +346,8 @@ def project(request: pytest.FixtureRequest) -> Iterator[Project]:
     compose()
     if os.environ.get("CI") != "true" and "test_compose.py" not in " ".join(map(str, request.config.invocation_params.args)):
         pytest.skip("run it by its name: bin/test tests/project/test_compose.py")
-    build_image(IMAGE, "default")
-    build_image(FULL, "full")
+    build_image(IMAGE, "default", unless_built=True)
+    build_image(FULL, "full", unless_built=True)
     project = Project()
     try:
         project.start()

@@ -29,6 +29,10 @@ OTHER_PLACES = {
         r"^bin/(pack|setup pack)\b",
         "they need the libraries of models: tests/live/test_pack.py runs them, and the block of the README",
     ),
+    "compose": (
+        r"^docker compose ",
+        "tests/project/test_compose.py plans them with podman-compose, and runs the services",
+    ),
     "image": (
         r"^(docker|bin/image|bin/edge build)\b",
         "tests/project/test_image.py runs them: they need an image or an npm package",

@@ -15,10 +15,9 @@ import pytest
 
 # Programs that are missing on a minimal system. Tests start them directly, through another program, or in a shell command.
 OPTIONAL = {
-    "aardvark-dns", "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint",
-    "haproxy", "initdb", "iptables", "kubectl", "mmdebstrap", "netavark", "nft", "nginx", "node", "nsenter", "pg_ctlcluster",
-    "pgbouncer", "podman", "postgres", "prometheus", "promtool", "ps", "psql", "redis-cli", "redis-server", "runc", "slowhttptest",
-    "strace", "unshare", "uwsgi", "wget",
+    "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint", "haproxy", "initdb",
+    "kubectl", "mmdebstrap", "nft", "nginx", "node", "nsenter", "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus",
+    "promtool", "ps", "psql", "redis-cli", "redis-server", "runc", "slowhttptest", "strace", "unshare", "uwsgi", "wget",
 }  # fmt: skip
 # Programs that start the program named in their arguments.
 LAUNCHERS = {"bash", "env", "script", "setpriv", "setsid", "sh", "timeout", "unshare"}
