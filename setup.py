@@ -7,7 +7,7 @@ MODEL = "iris_wsgi.iris_model"
 
 
 class BuildPackages(build_py):
-    """Leaves out the scripts that train the model, which are beside it."""
+    """Leaves out the scripts that train the model, which are in the same folder."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         return [] if package == MODEL else super().find_package_modules(package, package_dir)

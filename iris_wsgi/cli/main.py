@@ -364,7 +364,7 @@ TOP = """Serves a classifier in ONNX over HTTP, in ten serving patterns. Without
 EACH_SETTING = "Each option is also a variable of the environment, and the option takes precedence."
 SERVE = f"Serves a role until SIGTERM or SIGINT. {EACH_SETTING}"
 WORKER = f"""Runs jobs until SIGTERM or SIGINT. Health and metrics of the role worker are on port {WORKER_PORT}, so that a worker
-can run beside a server. {EACH_SETTING}"""
+can run next to a server. {EACH_SETTING}"""
 TOUR = """Tests every pattern on a running server, and prints right, wrong, or not served for each. The status is 0 if all
 served patterns are right. It is 1 if a result is wrong, or if the server is missing, is another program, requires another
 token, or has another model. It is 2 for an invalid argument."""

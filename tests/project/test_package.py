@@ -89,8 +89,8 @@ def test_an_install_has_three_packages_and_their_requirements():
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory) -> Callable[..., Path]:
-    """Builds a wheel, without the network: the build backend is installed once."""
+def run_python(tmp_path_factory) -> Callable[..., None]:
+    """Runs Python with the build backend of the project, which is installed once."""
     backend = tmp_path_factory.mktemp("backend")
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     environment = {**os.environ, "PYTHONPATH": str(backend)}
@@ -99,14 +99,18 @@ def build(tmp_path_factory) -> Callable[..., Path]:
         result = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, cwd=cwd, env=environment)
         assert result.returncode == 0, result.stderr
 
+    run("-m", "pip", "install", "--quiet", "--target", str(backend), *needed)
+    return run
+
+
+@pytest.fixture(scope="module")
+def build(run_python, tmp_path_factory) -> Callable[[str], Path]:
     def wheel_of(source: str) -> Path:
         folder = tmp_path_factory.mktemp("wheel")
-        run("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), source)
+        run_python("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), source)
         (wheel,) = folder.glob("*.whl")
         return wheel
 
-    run("-m", "pip", "install", "--quiet", "--target", str(backend), *needed, "wheel")
-    wheel_of.run = run
     return wheel_of
 
 
@@ -142,7 +146,7 @@ def test_a_wheel_has_each_module_the_page_and_the_iris_model(wheel):
 
 
 @pytest.mark.long
-def test_a_source_distribution_and_a_repository_give_the_same_wheel(wheel, build, project, tmp_path):
+def test_a_source_distribution_and_a_repository_give_the_same_wheel(wheel, build, run_python, project, tmp_path):
     git = [require_program("git"), "-c", "user.name=x", "-c", "user.email=x@example.com", "-C", str(project)]
     for words in (
         ["init", "--quiet"],
@@ -151,7 +155,7 @@ def test_a_source_distribution_and_a_repository_give_the_same_wheel(wheel, build
     ):
         subprocess.run([*git, *words], check=True)
     code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-    build.run("-c", code, str(tmp_path), cwd=project)
+    run_python("-c", code, str(tmp_path), cwd=project)
     (archive,) = tmp_path.glob("*.tar.gz")
     for source in (str(archive), f"git+file://{project}"):
         assert files_of(build(source)) == files_of(wheel), source
@@ -188,7 +192,7 @@ def test_the_data_set_is_credited_with_its_license(path):
 
 
 def test_no_text_recommends_a_package_of_this_name_from_pypi():
-    """The name is not published, so that somebody else could publish it."""
+    """The name is not published, so a stranger could publish another package under it."""
     texts = [path for suffix in ("py", "md", "yml", "html", "cfg") for path in ROOT.glob(f"[a-z]*/**/*.{suffix}")]
     texts += [*ROOT.glob("*.md"), *(path for path in ROOT.glob("bin/*") if path.is_file())]
     published = re.compile(r"pip install [^\n.]*?\biris[-_]wsgi\b(?!\S*(?:/|\.whl| @ ))")
@@ -247,7 +251,7 @@ def test_an_installed_package_reaches_the_first_answer_from_an_empty_folder_in_e
 def test_the_two_commands_of_the_project_work_in_every_shell(name, tmp_path):
     shell, state = require_program(name), tmp_path / "state"
     require_program("curl")
-    command = f"bin/test --version && exec bin/serve --port 0 --workers 1 --state-dir '{state}'"
+    command = f"bin/test --version >&2 && exec bin/serve --port 0 --workers 1 --state-dir '{state}'"
     lines = first_answer(shell, command, ROOT, tmp_path)
     assert f"model folder: {MODEL}" in lines and f"state folder: {state}" in lines
 
