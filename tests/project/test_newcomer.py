@@ -141,7 +141,9 @@ def test_the_edge_command_names_a_missing_package(tmp_path):
     assert (result.returncode, "the package onnxruntime is not installed" in last_line(result)) == (1, True)
 
 
-def test_every_help_shows_the_defaults_of_its_command(capsys):
+def test_every_help_shows_the_defaults_of_its_command(capsys, monkeypatch):
+    # argparse breaks lines within paths.
+    monkeypatch.setenv("COLUMNS", "2000")
     for name in COMMANDS:
         with pytest.raises(SystemExit):
             main([name, "--help"])
@@ -292,7 +294,7 @@ def test_the_help_and_a_mistake_need_no_setup(clone, tmp_path, words, status, sa
 
 
 def test_the_help_of_bin_serve_names_the_folders_of_the_project(clone, tmp_path):
-    result = run_in((str(clone / "bin/serve"), "--help"), tmp_path, env={**os.environ, "COLUMNS": "200"})
+    result = run_in((str(clone / "bin/serve"), "--help"), tmp_path, env={**os.environ, "COLUMNS": "2000"})
     text = " ".join(result.stdout.split())
     assert f"(IRIS_MODEL_DIR, default {clone}/model)" in text and f"(IRIS_STATE_DIR, default {clone}/state)" in text
 
