@@ -18,6 +18,7 @@ RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps 
 COPY bin/image.d/rootfs.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
 RUN python3 rootfs.py base debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
+COPY LICENSE NOTICE app/usr/share/doc/iris_wsgi/
 RUN python3 imports.py root app without redis postgres parquet tqdm joblib onnx onnxmltools pandas skl2onnx
 
 FROM parts AS build
@@ -62,6 +63,7 @@ RUN ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "verify"]
 FROM system AS release
 LABEL org.opencontainers.image.title="iris_wsgi" \
       org.opencontainers.image.description="A classifier in ONNX and every pattern it can be served in" \
+      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="unknown" \
       iris-wsgi.model.digest="sha256:6fc0a03084c2ebf7bdb7f10135a8a33d0705a81710862e421fedd460b2aae697" \

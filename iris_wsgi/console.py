@@ -15,6 +15,7 @@ from iris_wsgi.setting_types import has_password
 # Returns the log line of a message, or is None for lines for people. The first argument is the level: "info" or "error".
 log_formatter: Callable[..., str] | None = None
 
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODEL_PACKAGES = ("numpy", "onnxruntime")
 SERVER_PACKAGES = (*MODEL_PACKAGES, "waitress")
 
@@ -25,10 +26,29 @@ def missing_packages(needed: Sequence[str]) -> str | None:
     if not missing:
         return None
     what = f"the package {missing[0]} is" if len(missing) == 1 else f"the packages {', '.join(missing)} are"
-    return (
-        f"{what} not installed for {sys.executable}: use bin/serve, bin/batch, bin/edge, or bin/pack, which set themselves up, "
-        "or run `pip install .` in the folder of the project"
-    )
+    if project_folder():
+        remedy = (
+            "use bin/serve, bin/batch, bin/edge, or bin/pack, which set themselves up, or run `pip install .` in the folder of "
+            "the project"
+        )
+    else:
+        remedy = f"run `{sys.executable} -m pip install {' '.join(missing)}`"
+    return f"{what} not installed for {sys.executable}: {remedy}"
+
+
+def project_folder() -> str | None:
+    """Returns the folder of the project if the package is used from there, or None for an installed package."""
+    return PROJECT if os.path.isfile(os.path.join(PROJECT, "bin/setup")) else None
+
+
+def script(name: str) -> str:
+    """Returns the command line of a script of the project, or of the command of an installed package."""
+    return f"bin/{name}" if project_folder() else f"iris-wsgi {name}"
+
+
+def remedy_for_extra(extra: str) -> str:
+    """Returns the commands that install the packages of an extra. The package itself is not on PyPI."""
+    return f"run `bin/setup {extra}`, or `pip install '.[{extra}]'` in the folder of the project"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -71,7 +91,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exits with one line. A usage of forty options would hide the error."""
-        print_error(f"{message}{' See' if message.endswith('?') else '; see'} --help", self.prog.split()[0])
+        program = self.prog.split()[0].replace("iris-wsgi", "iris_wsgi")
+        print_error(f"{message}{' See' if message.endswith('?') else '; see'} --help", program)
         self.exit(2)
 
 

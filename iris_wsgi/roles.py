@@ -13,7 +13,7 @@ class Role(NamedTuple):
     """The model is in `folder` of the model folder.
 
     A `cached` role has a prediction cache by default. Requests of a role that `writes` wait for a disk. A role with `items`
-    has a cache of items.
+    has a cache of items, and a role with `jobs` a store of jobs.
     """
 
     folder: str = ""
@@ -21,16 +21,17 @@ class Role(NamedTuple):
     cached: bool = False
     writes: bool = False
     items: bool = False
+    jobs: bool = False
     example: Example = LABEL
 
 
 ROLES = {
-    "all": Role(cached=True, items=True),
+    "all": Role(cached=True, items=True, jobs=True),
     "web_single": Role(),
     "synchronous": Role(example=PREDICT_V1),
-    "asynchronous": Role(writes=True, example=("/jobs", "data")),
-    "worker": Role(example=("/metrics", None)),
-    "sync_async": Role(writes=True, example=("/predict/hybrid", "data")),
+    "asynchronous": Role(writes=True, jobs=True, example=("/jobs", "data")),
+    "worker": Role(jobs=True, example=("/metrics", None)),
+    "sync_async": Role(writes=True, jobs=True, example=("/predict/hybrid", "data")),
     "prediction_cache": Role(cached=True),
     "data_cache": Role(writes=True, items=True, example=("/items/0000/prediction", None)),
     "prep": Role(folder="prep", required_setting="pred_url"),

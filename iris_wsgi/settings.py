@@ -1,6 +1,7 @@
 """Table of all settings, and the only reader of the environment."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
+from iris_wsgi.console import project_folder
 from iris_wsgi.roles import ROLES
 from iris_wsgi.setting_types import (
     database_address,
@@ -29,6 +31,11 @@ from iris_wsgi.setting_types import (
 
 PREFIX = "IRIS_"
 MAX_BYTES = 1_099_511_627_776
+# The ends of the file names of a model, packed or not.
+MODEL_FILES = ("golden.json", ".onnx", ".joblib", ".pkl")
+# The folder in the current one that is served by default, and the one in an installed package. setup.cfg copies it from `model`.
+LOCAL_MODEL = "model"
+PACKAGED_MODEL = "iris_model"
 
 
 class BadSetting(Exception):
@@ -55,7 +62,12 @@ class Settings:
     role: str = setting("all", one_of(*ROLES), f"pattern to serve: {', '.join(ROLES)}")
     threads: int = setting(0, integer(0, 1000), "threads of a process that answer requests; 0: chosen by CPUs and role")
     workers: int = setting(0, integer(0, 64), "worker processes; 0: chosen by the limits of CPU and memory")
-    model_dir: str = setting("model", text, "folder with golden.json, label.json, and the ONNX model")
+    model_dir: str = setting(
+        "",
+        folder,
+        "folder with golden.json, label.json, and the ONNX model; empty: model in the current folder if it has a model, "
+        "otherwise the Iris model",
+    )
     model_seal: str = setting("", seal_text, "SHA-256 of golden.json, which lists the checksums of the other files; empty: any")
     max_body_bytes: int = setting(1_048_576, integer(64, 1_073_741_824), "maximum size of a request body in bytes")
     max_rows: int = setting(10_000, integer(1, 10_000_000), "maximum number of rows in a request")
@@ -65,7 +77,12 @@ class Settings:
     batch_rows: int = setting(
         0, integer(0, 1000), "maximum number of single-row requests that one run of the model serves; 0: no batching"
     )
-    state_dir: str = setting("state", text, "folder of the embedded stores, created when needed")
+    state_dir: str = setting(
+        "",
+        folder,
+        "folder of the embedded stores, created when needed; empty: iris-wsgi in $XDG_STATE_HOME or in ~/.local/state, "
+        "or for bin/serve the folder state of the project",
+    )
     redis_url: str = setting(
         "", redis_address, "Redis for the jobs, shared by several machines; empty: SQLite in the state folder", True
     )
@@ -151,6 +168,8 @@ class Settings:
     def __post_init__(self) -> None:
         for one in fields(self):
             checked(name_of(one.name), str(getattr(self, one.name)), **one.metadata["check"])
+        object.__setattr__(self, "model_dir", self.model_dir or default_model_dir())
+        object.__setattr__(self, "state_dir", self.state_dir or default_state_dir(os.environ))
         if self.role == "prediction_cache" and self.cache == "off":
             raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
         if self.cache_redis_url and not (self.has_cache or ROLES[self.role].items):
@@ -176,8 +195,97 @@ class Settings:
         """True if predictions are cached."""
         return self.cache == "on" or (self.cache == "auto" and ROLES[self.role].cached)
 
+    @property
+    def has_embedded_store(self) -> bool:
+        """True if jobs or items are in the state folder."""
+        role = ROLES[self.role]
+        return (role.jobs and not self.redis_url) or (role.items and not self.database_url)
+
+
+def default_model_dir() -> str:
+    """Returns the folder `model` in the current folder if it has a model, else that of the Iris model.
+
+    A model that is not packed counts too: the start reports it, instead of serving another one.
+    """
+    packaged = os.path.join(os.path.dirname(os.path.abspath(__file__)), PACKAGED_MODEL)
+    if has_model(LOCAL_MODEL):
+        return LOCAL_MODEL
+    if os.path.isdir(packaged):
+        return packaged
+    project = project_folder()
+    return os.path.join(project, LOCAL_MODEL) if project else LOCAL_MODEL
+
+
+def has_model(path: str) -> bool:
+    try:
+        return any(name.endswith(MODEL_FILES) for name in os.listdir(path))
+    except OSError:
+        return False
+
+
+def default_state_dir(environ: Mapping[str, str]) -> str:
+    """Returns the folder of the stores according to the XDG Base Directory Specification, or `state` in that of the project."""
+    if project := project_folder():
+        return os.path.join(project, "state")
+    base = environ.get("XDG_STATE_HOME", "")
+    # The specification ignores relative paths.
+    if os.path.isabs(base):
+        return os.path.join(base, "iris-wsgi")
+    home = environ.get("HOME") or home_of_user()
+    # A container may have a user without an entry in /etc/passwd.
+    return os.path.join(home, ".local/state/iris-wsgi") if os.path.isabs(home) else "state"
+
+
+def home_of_user() -> str:
+    # Imported only without HOME.
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
 
 NAMES = [one.name for one in fields(Settings)]
+# The groups of the flags in the help of a command.
+GROUPS = {
+    "model and state": ("role", "model_dir", "model_seal", "state_dir"),
+    "address and access": ("host", "port", "allowed_hosts", "url_prefix", "token_file"),
+    "requests of every pattern": ("max_body_bytes", "max_rows", "deadline_ms", "batch_rows"),
+    "asynchronous and sync-async (jobs)": (
+        *("redis_url", "jobs_queued", "jobs_attempts", "lease_seconds", "keep_seconds", "escalate_below"),
+    ),
+    "prediction cache": ("cache", "cache_bytes", "cache_seconds", "cache_redis_url"),
+    "data cache (items)": ("database_url", "items_bytes", "items_seconds"),
+    "prep-pred": ("pred_url",),
+    "horizontal microservice": ("member", "members", "quorum", "abstain_below", "ensemble_ms"),
+    "edge": ("edge_dir", "edge_required"),
+    "processes, connections, and the end": (
+        *("workers", "threads", "connections", "connection_seconds", "connection_requests", "queue", "pending_bytes"),
+        *("request_seconds", "grace_seconds", "drain_seconds"),
+    ),
+}
+# The values of a flag in its help, by the last word of its name. Others are numbers.
+METAVARS = {
+    "bytes": "BYTES",
+    "rows": "ROWS",
+    "seconds": "SECONDS",
+    "ms": "MILLISECONDS",
+    "below": "PROBABILITY",
+    "dir": "DIR",
+    "file": "FILE",
+    "url": "URL",
+    "host": "ADDRESS",
+    "hosts": "NAME,…",
+    "port": "PORT",
+    "prefix": "PATH",
+    "role": "ROLE",
+    "seal": "sha256:…",
+    "member": "SPECIES",
+    "members": "NAME=URL,…",
+    "cache": "auto|on|off",
+    "required": "yes|no",
+}
 # Settings of bin/serve alone. Another WSGI server that calls the application has its own options for these.
 SERVER_SETTINGS = {
     *("host", "port", "threads", "workers", "connections", "connection_seconds", "connection_requests", "queue"),
@@ -236,12 +344,27 @@ def add_flags(
     parser: argparse.ArgumentParser, only: Sequence[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Adds a flag for each setting, or for those in `only`. `defaults` are the defaults that differ for this command."""
-    for one in fields(Settings):
-        if not only or one.name in only:
-            text = f"{one.metadata['help']} ({name_of(one.name)}, default {defaults.get(one.name, one.default)})"
-            parser.add_argument(flag_of(one.name), metavar="VALUE", help=text)
+    settings = {one.name: one for one in fields(Settings)}
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            if not only or name in only:
+                value = defaults.get(name, default_in_help(name, settings[name].default))
+                text = f"{settings[name].metadata['help']} ({name_of(name)}, default {'empty' if value == '' else value})"
+                metavar = METAVARS.get(name.rpartition("_")[2], "NUMBER")
+                # argparse formats the text with %.
+                group.add_argument(flag_of(name), metavar=metavar, help=text.replace("%", "%%"))
     for name in set(only or REMOVED) & REMOVED.keys():
         parser.add_argument(flag_of(name), dest=f"removed {name}", help=argparse.SUPPRESS)
+
+
+def default_in_help(name: str, default: Any) -> Any:
+    """Returns the default of a setting. That of a folder depends on the machine, and bin/serve sets it in the environment."""
+    if name == "model_dir":
+        return os.environ.get(name_of(name)) or default_model_dir()
+    if name == "state_dir":
+        return os.environ.get(name_of(name)) or default_state_dir(os.environ)
+    return default
 
 
 def removed(name: str, field_name: str) -> BadSetting:

@@ -139,6 +139,12 @@ seed. The pipeline is a standard scaler, an RBF support vector machine, and a mu
 turns the machine's pairwise decisions into probabilities (Platt's scaling, fitted on out-of-fold decisions). The label is always
 the class of the highest probability.
 
+**Source.** The rows are the Iris data set: Fisher, R. A. (1936), *Iris*, UCI Machine Learning Repository,
+[doi.org/10.24432/C56C76](https://doi.org/10.24432/C56C76), under the license
+[Creative Commons Attribution 4.0](https://creativecommons.org/licenses/by/4.0/). scikit-learn's copy corrects two rows of the
+repository with the values of Fisher's paper (*The use of multiple measurements in taxonomic problems*, Annals of Eugenics 7,
+1936). The golden rows include changed rows. The model is under the license of the project ([NOTICE](../NOTICE)).
+
 **Accuracy.**
 
 | measure | value |

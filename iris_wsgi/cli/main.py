@@ -35,6 +35,10 @@ SERVERS = ("serve", "worker")
 WORKER_PORT = 8001
 # The defaults of settings that differ for a command.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"worker": {"port": WORKER_PORT}}
+# Options before a command. Other options without a command are those of serve.
+TOP_OPTIONS = ("-h", "--help", "--version")
+# The usage line of a command with every setting.
+USAGE = "%(prog)s [--SETTING VALUE …]"
 # The time limit of a command for a call to a store.
 STORE_SECONDS = 5.0
 
@@ -45,10 +49,12 @@ the disk, the database, or another part of the machine failed. After 4 and 5 the
 
 
 def serve_flags(serve: Parser) -> None:
+    serve.usage = USAGE
     add_flags(serve)
 
 
 def worker_flags(worker: Parser) -> None:
+    worker.usage = USAGE
     add_flags(worker, [name for name in (*NAMES, *REMOVED) if name != "role"], DEFAULTS["worker"])
     worker.set_defaults(role="worker")
 
@@ -120,9 +126,9 @@ def tour_flags(tour: Parser) -> None:
 
 def parser(words: Sequence[str]) -> Parser:
     """Returns the parser, with the flags of the command in `words`. Other commands are not imported."""
-    top = Parser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
+    top = Parser(prog="iris-wsgi", description=TOP, usage="%(prog)s [COMMAND] [OPTION …]")
     top.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
-    commands = top.add_subparsers(dest="command", required=True)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="iris-wsgi")
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.description)
         if name in words:
@@ -130,16 +136,30 @@ def parser(words: Sequence[str]) -> Parser:
     return top
 
 
+def with_command(words: Sequence[str]) -> Sequence[str]:
+    """Returns the words with the command serve if they have no command, as for `iris-wsgi` and `iris-wsgi --port 9000`."""
+    is_serve = not words or (words[0].startswith("-") and words[0] not in TOP_OPTIONS)
+    return ["serve", *words] if is_serve else words
+
+
+def read_words(words: Sequence[str]) -> tuple[Settings, Given]:
+    """Returns the settings and the arguments of a command. bin/setup calls this function before it installs the packages.
+
+    Raises BadSetting. Raises SystemExit after the help, with status 0, and after an invalid argument, with status 2.
+    """
+    given = vars(parser(words).parse_args(words))
+    return read_settings(os.environ, given, DEFAULTS.get(given["command"], {})), given
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0, 1 if a model, address, store, or package cannot be used, or 2 for an invalid setting or
     argument."""
     open_streams()
-    words = sys.argv[1:] if arguments is None else arguments
+    words = with_command(sys.argv[1:] if arguments is None else arguments)
     is_log = wants_log_lines(words)
     set_log_formatter(as_log_line if is_log else None)
-    given = vars(parser(words).parse_args(words))
     try:
-        settings = read_settings(os.environ, given, DEFAULTS.get(given["command"], {}))
+        settings, given = read_words(words)
     except BadSetting as error:
         return report_failure(str(error), 2)
     command = COMMANDS[given["command"]]
@@ -339,8 +359,12 @@ class Command(NamedTuple):
     packages: Sequence[str] = ()
 
 
-SERVE = "Serves a role until SIGTERM or SIGINT."
-WORKER = f"Runs jobs until SIGTERM or SIGINT. Health and metrics of the role worker are on port {WORKER_PORT}."
+TOP = """Serves a classifier in ONNX over HTTP, in ten serving patterns. Without a command it serves every pattern on port 8000.
+`COMMAND --help` lists the options of a command."""
+EACH_SETTING = "Each option is also a variable of the environment, and the option takes precedence."
+SERVE = f"Serves a role until SIGTERM or SIGINT. {EACH_SETTING}"
+WORKER = f"""Runs jobs until SIGTERM or SIGINT. Health and metrics of the role worker are on port {WORKER_PORT}, so that a worker
+can run next to a server. {EACH_SETTING}"""
 TOUR = """Tests every pattern on a running server, and prints for each: right, wrong, not served by this role, skipped for this
 model, or not set up. The end counts those of the role. The status is 0 if no pattern is wrong. It is 1 if a pattern is
 wrong, or if the server is missing, is another program, requires another token, or has another model. It is 2 for an invalid

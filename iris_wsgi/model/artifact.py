@@ -21,6 +21,7 @@ from iris_wsgi.codec.model_schema import (
     RowSchema,
     is_text,
 )
+from iris_wsgi.console import script
 from iris_wsgi.errors import BadModel
 
 GOLDEN = "golden.json"
@@ -108,7 +109,7 @@ def hint_for_golden(folder: Path) -> str:
     # Imported only for this message.
     from shlex import quote
 
-    command = f"bin/pack {quote(str(folder / names[0]))} --rows rows.csv --out {quote(str(folder))}"
+    command = f"{script('pack')} {quote(str(folder / names[0]))} --rows rows.csv --out {quote(str(folder))}"
     return f"; {names[0]} is not packed yet, so write {GOLDEN} with rows of your data: {command}"
 
 

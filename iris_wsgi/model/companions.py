@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iris_wsgi.codec.model_schema import CLASSIFIER, OutputSchema
+from iris_wsgi.console import script
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import FAST_FOLDER, GOLDEN, member_folders
 from iris_wsgi.model.golden import load_verified_model
@@ -14,7 +15,7 @@ def load_fast(whole: Path, full: Graph, outputs: OutputSchema) -> Model:
     """Loads the fast model of the full one, whose outputs are `outputs`. Raises BadModel if there is none that belongs to it."""
     folder = whole / FAST_FOLDER
     if not folder.exists():
-        hint = f"pack one by bin/pack MODEL --rows rows.csv --out {folder}"
+        hint = f"pack one by {script('pack')} MODEL --rows rows.csv --out {folder}"
         raise BadModel(f"{folder / GOLDEN} cannot be read: there is no fast model; {hint}")
     fast, _, _ = load_verified_model(folder)
     if difference := difference_of(fast, full, outputs):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iris_wsgi.codec.model_schema import Array
+from iris_wsgi.console import remedy_for_extra
 from iris_wsgi.errors import BadModel
 from iris_wsgi.packing.reference import first_sentence, is_booster, library_of
 from iris_wsgi.packing.sample import RowSample
@@ -20,7 +21,6 @@ from iris_wsgi.packing.sample import RowSample
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 # The converters of onnxmltools know no later one.
 BOOSTER_OPSET = 15
-INSTALL = "run `bin/setup pack`, or `pip install 'iris_wsgi[pack]'`"
 INPUT = "input"
 BOOSTERS = ("lightgbm", "xgboost", "catboost")
 
@@ -80,7 +80,9 @@ def convert(estimator: Any, layout: Layout, sample: RowSample, is_classifier: bo
                 return convert_booster(estimator, len(sample.columns))
             return convert_estimator(estimator, layout, sample, is_classifier)
         except ImportError as error:
-            raise BadModel(f"{type(estimator).__name__} needs a package that is not installed ({error}): {INSTALL}") from None
+            raise BadModel(
+                f"{type(estimator).__name__} needs a package that is not installed ({error}): {remedy_for_extra('pack')}"
+            ) from None
         except Exception as error:
             raise ConversionFailed(f"{type(estimator).__name__} cannot be converted: {first_sentence(error)}") from None
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iris_wsgi.console import remedy_for_extra
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import read_file
 from iris_wsgi.model.session import ModelFiles
 from iris_wsgi.packing.reference import first_sentence
 
-INSTALL = "run `bin/setup pack`, or `pip install 'iris_wsgi[pack]'`"
 # The newest version of the format that onnxruntime 1.23 takes.
 IR_VERSION = 11
 CLASS_ATTRIBUTES = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
@@ -34,7 +34,7 @@ def onnx_package() -> Any:
     try:
         import onnx
     except ImportError:
-        raise BadModel(f"pack needs the package onnx, which is not installed: {INSTALL}") from None
+        raise BadModel(f"pack needs the package onnx, which is not installed: {remedy_for_extra('pack')}") from None
     return onnx
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi.codec.model_schema import ARGMAX, BOTH, CLASSIFIER, GRAPH, REGRESSOR, SCORES, Array, Feature
+from iris_wsgi.console import script
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import LABELS_FILE, PROOF_TEXTS, SELF, ArtifactManifest
 from iris_wsgi.model.session import Model, ModelFiles, listed
@@ -130,7 +131,7 @@ def report_lines(folder: Path, prepared: Prepared, model: Model, golden: Artifac
     yield f"proof: {description.proof}: {PROOF_TEXTS[description.proof]}"
     yield f"model {model.digest}"
     yield f"seal {golden.seal}"
-    yield f"serve the model: bin/serve --model-dir {folder}"
+    yield f"serve the model: {script('serve')} --model-dir {folder}"
     if description.proof == SELF:
         yield (
             "no outside result was compared: this folder pins the results of the graph, right or wrong. To compare, give --rows"

@@ -73,11 +73,15 @@ def start_fields(settings: Settings, info: ReadyInfo) -> dict[str, object]:
     model = {"model": name, "model_version": version, "model_digest": digest}
     counts = {"workers": workers, "workers_reason": why_workers, "threads": threads, "threads_reason": why_threads}
     address = {"host": info.host, "port": info.port}
+    folders = {"model_dir": os.path.abspath(settings.model_dir)}
+    if settings.has_embedded_store:
+        folders["state_dir"] = os.path.abspath(settings.state_dir)
     return {
         "role": settings.role,
         "version": __version__,
         **address,
         **model,
+        **folders,
         "self_test": info.self_test,
         "proof": info.proof,
         **counts,
@@ -91,6 +95,9 @@ def start_lines(settings: Settings, info: ReadyInfo) -> Iterator[str]:
     threads, why_threads = thread_count(settings, available_cpus()[0])
     yield f"iris_wsgi {__version__} serves role {settings.role} on {url}"
     yield f"model {info.model}"
+    yield f"model folder: {os.path.abspath(settings.model_dir)}"
+    if settings.has_embedded_store:
+        yield f"state folder: {os.path.abspath(settings.state_dir)}"
     yield f"self-test: {info.self_test}"
     yield f"proof: {info.proof}"
     yield f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)"

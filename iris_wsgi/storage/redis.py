@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from iris_wsgi.console import remedy_for_extra
 from iris_wsgi.errors import BackendUnavailable, OperationDenied
 from iris_wsgi.settings import BadSetting
 
@@ -45,7 +46,7 @@ class RedisClient:
             )
         except ImportError:
             raise BadSetting(
-                f"{setting} requires the package redis: bin/setup redis, pip install 'iris_wsgi[redis]', or the image `full`"
+                f"{setting} requires the package redis: {remedy_for_extra('redis')}, or use the image `full`"
             ) from None
         except ValueError:
             # The message of the library may contain the password.

@@ -74,6 +74,8 @@ def environ(scratch: str, model: str = MODEL) -> dict[str, str]:
         "PYTHONPATH": PEERS,
         "BENCH_MODEL": model,
         "ORT_DISABLE_TELEMETRY": "1",
+        # In the current folder, so that each server starts with empty stores.
+        "IRIS_STATE_DIR": "state",
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": f"{scratch}/bentoml",
     }

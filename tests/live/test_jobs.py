@@ -235,7 +235,7 @@ def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "redis", None)
     for name in ("iris_wsgi.storage.redis", "iris_wsgi.patterns.asynchronous.redis_store"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(BadSetting, match=r"pip install 'iris_wsgi\[redis\]'"):
+    with pytest.raises(BadSetting, match=r"pip install '\.\[redis\]'"):
         create_job_store(Settings(redis_url="redis://localhost"), 1)
 
 

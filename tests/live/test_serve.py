@@ -42,6 +42,8 @@ def test_the_start_prints_the_role_the_address_and_an_example(live_server):
     startup_text = "\n".join(live_server.startup_lines)
     assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", startup_text, re.MULTILINE)
     assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", startup_text, re.MULTILINE)
+    assert f"model folder: {MODEL}" in live_server.startup_lines
+    assert re.search(r"^state folder: /.+", startup_text, re.MULTILINE)
     assert re.search(r"^self-test: \d+ golden rows answered", startup_text, re.MULTILINE)
     assert re.search(r"^proof: the golden rows have .+; .*answered by onnxruntime \d", startup_text, re.MULTILINE)
     assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", startup_text, re.MULTILINE)
@@ -88,6 +90,8 @@ def test_in_a_pod_the_start_is_one_line_of_json(tmp_path):
         "threads_reason": why,
         "model": "iris_svc",
         "model_version": "1.0.0",
+        "model_dir": str(MODEL),
+        "state_dir": str(tmp_path),
     }
     assert {name: event[name] for name in expected} == expected and event["model_digest"].startswith("sha256:")
     assert event["self_test"].startswith("34 golden rows answered") and "answered by onnxruntime" in event["proof"]

@@ -274,6 +274,13 @@ def test_there_is_no_shell_no_package_manager_and_no_source(image):
     ]
 
 
+def test_the_model_is_in_the_image_once_with_its_credit(image):
+    paths = [file.path for file in image.files]
+    assert [path for path in paths if path.endswith("iris_svc.onnx")] == ["model/iris_svc.onnx"]
+    assert {f"usr/share/doc/iris_wsgi/{name}" for name in ("LICENSE", "NOTICE")} <= {*paths}
+    assert image.config["config"]["Labels"]["org.opencontainers.image.licenses"] == "MIT"
+
+
 def test_each_package_comes_with_its_license(image):
     paths = [file.path for file in image.files]
     for file in image.files:

@@ -32,7 +32,7 @@ runpy.run_module("iris_wsgi", run_name="__main__", alter_sys=True)
 """
 # The command, its exit status, and the last line of its output, or a part of it.
 MISTAKES = {
-    "no command": ((), 2, "the following arguments are required: command"),
+    "an option without a command": (("--prot", "1"), 2, "unrecognized arguments: --prot 1; did you mean --port? See --help"),
     "no such command": (("serv",), 2, "invalid choice: 'serv' (choose from serve, worker, "),
     "a mistyped command": (("tuor",), 2, "; did you mean tour? See --help"),
     "a mistyped command of edge": (("edge", "predct", "1"), 2, "; did you mean predict? See --help"),
@@ -46,7 +46,7 @@ MISTAKES = {
     "a flag unlike any": (("serve", "--xyzzy"), 2, "unrecognized arguments: --xyzzy; see --help"),
     "a word too many": (("verify", "model"), 2, "unrecognized arguments: model; see --help"),
     "no such role": (("serve", "--role", "web"), 2, "--role='web' must be one of all, web_single, "),
-    "no model": (("serve", "--port", "0", "--workers", "1"), 1,
+    "no model": (("serve", "--model-dir", "model", "--port", "0", "--workers", "1"), 1,
                  "model/golden.json cannot be read: No such file or directory; IRIS_MODEL_DIR names the folder"),
     "no such address": ((*SERVE, "--host", "192.0.2.1"), 1, "Cannot assign requested address; is it an address of this machine?"),
     "no such name": ((*SERVE, "--host", "nowhere.invalid"), 1, "; is it an address of this machine?"),
@@ -55,14 +55,14 @@ MISTAKES = {
     "items where nobody may write": ((*SERVE, "--role", "data_cache", "--state-dir", "/proc/iris"), 1,
                                      "cannot be opened: No such file or directory; set IRIS_STATE_DIR to another"),
     "several processes": ((*SERVE, "--workers", "2", "--state-dir", "/proc/iris"), 1, "set IRIS_STATE_DIR to"),
-    "jobs in Redis": ((*SERVE, "--redis-url", "redis://x"), 1, "IRIS_REDIS_URL requires the package redis: bin/setup redis, "),
-    "items in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: bin/setup redis, "),
-    "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: bin/setup redis, "),
+    "jobs in Redis": ((*SERVE, "--redis-url", "redis://x"), 1, "REDIS_URL requires the package redis: run `bin/setup redis`"),
+    "items in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: run `bin/setup redis`, or "),
+    "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: run `bin/setup redis`, or "),
     "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1,
-                            "requires the package psycopg: bin/setup postgres, "),
+                            "requires the package psycopg: run `bin/setup postgres`, or "),
     "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,
-                              "PostgreSQL needs the package psycopg: bin/setup postgres, "),
-    "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "bin/setup parquet, "),
+                              "PostgreSQL needs the package psycopg: run `bin/setup postgres`, or "),
+    "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "run `bin/setup parquet`, or "),
     "a batch of no file": (("batch", "--model-dir", str(MODEL), "none.csv", "out.csv"), 2, "none.csv cannot be read: No such"),
     "a tour of no URL": (("tour", "127.0.0.1:8000"), 1, "URL='127.0.0.1:8000' must be http://host[:port]"),
 }  # fmt: skip
@@ -141,7 +141,9 @@ def test_the_edge_command_names_a_missing_package(tmp_path):
     assert (result.returncode, "the package onnxruntime is not installed" in last_line(result)) == (1, True)
 
 
-def test_every_help_shows_the_defaults_of_its_command(capsys):
+def test_every_help_shows_the_defaults_of_its_command(capsys, monkeypatch):
+    # argparse breaks lines within paths.
+    monkeypatch.setenv("COLUMNS", "2000")
     for name in COMMANDS:
         with pytest.raises(SystemExit):
             main([name, "--help"])
@@ -149,7 +151,8 @@ def test_every_help_shows_the_defaults_of_its_command(capsys):
         defaults = dict(re.findall(r"\((IRIS_\w+), default ([^)]*)\)", result))
         assert defaults.get("IRIS_PORT", "8001" if name == "worker" else "8000") == ("8001" if name == "worker" else "8000")
         settings = read_settings({}, {}, DEFAULTS.get(name, {}))
-        assert defaults == {default: str(getattr(settings, default.removeprefix("IRIS_").lower())) for default in defaults}
+        values = {default: getattr(settings, default.removeprefix("IRIS_").lower()) for default in defaults}
+        assert defaults == {default: "empty" if value == "" else str(value) for default, value in values.items()}
 
 
 def test_the_scripts_report_mistyped_arguments_in_one_line():
@@ -217,7 +220,7 @@ def clone() -> Iterator[Path]:
     folder.chmod(0o755)
     for name in ("bin", "iris_wsgi", "model"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml"):
+    for name in ("setup.cfg", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     yield folder
     shutil.rmtree(folder)
@@ -266,6 +269,34 @@ def test_the_package_without_extras_is_not_set_up_again_after_a_setup_with_extra
     (clone / ".venv/installed-test,train").write_text(want)
     result = run_in((str(clone / "bin/setup"),), clone)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("serve", "--help"), 0, "--cache-seconds SECONDS"),
+        (("serve", "-h"), 0, "horizontal microservice:"),
+        (("serve", "--prot", "1"), 2, "iris_wsgi: unrecognized arguments: --prot 1; did you mean --port? See --help"),
+        (("serve", "--port", "x"), 2, "iris_wsgi: --port='x' must be a whole number from 0 to 65535"),
+        (("tour", "--help"), 0, "Tests every pattern on a running server"),
+        (("batch", "--keeep"), 2, "did you mean --keep?"),
+        (("pack", "--help"), 0, "--rows"),
+        (("edge", "predct"), 2, "did you mean predict?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_help_and_a_mistake_need_no_setup(clone, tmp_path, words, status, says):
+    result = run_in((str(clone / "bin" / words[0]), *words[1:]), tmp_path)
+    assert result.returncode == status and says in (result.stderr if status else result.stdout), result
+    assert result.stdout == "" if status else result.stderr == ""
+    assert len(result.stderr.splitlines()) == (1 if status else 0)
+    assert not (clone / ".venv").exists() and not [*clone.rglob("__pycache__")]
+
+
+def test_the_help_of_bin_serve_names_the_folders_of_the_project(clone, tmp_path):
+    result = run_in((str(clone / "bin/serve"), "--help"), tmp_path, env={**os.environ, "COLUMNS": "2000"})
+    text = " ".join(result.stdout.split())
+    assert f"(IRIS_MODEL_DIR, default {clone}/model)" in text and f"(IRIS_STATE_DIR, default {clone}/state)" in text
 
 
 def test_a_setup_with_an_older_python_names_it(clone):

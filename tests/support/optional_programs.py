@@ -18,6 +18,7 @@ OPTIONAL = {
     "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint", "haproxy", "initdb",
     "kubectl", "mmdebstrap", "nft", "nginx", "node", "nsenter", "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus",
     "promtool", "ps", "psql", "redis-cli", "redis-server", "runc", "slowhttptest", "strace", "unshare", "uwsgi", "wget",
+    "fish", "zsh",
 }  # fmt: skip
 # Programs that start the program named in their arguments.
 LAUNCHERS = {"bash", "env", "script", "setpriv", "setsid", "sh", "timeout", "unshare"}

@@ -4,19 +4,24 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from project import MODEL, ROOT
 from server_process import error_of
 
 from iris_wsgi.cli.main import SERVERS, main, parser
+from iris_wsgi.model.artifact import GOLDEN, UNPACKED_SUFFIXES
 from iris_wsgi.patterns.asynchronous.sqlite_store import create_job_store
 from iris_wsgi.settings import (
+    GROUPS,
+    MODEL_FILES,
     REMOVED,
     SERVER_SETTINGS,
     BadSetting,
     Settings,
     application_settings,
+    default_state_dir,
     fields,
     flag_of,
     name_of,
@@ -36,13 +41,87 @@ def test_the_environment_and_flags_set_the_same_and_a_flag_wins():
     assert read_settings({"IRIS_PORT": "9000"}, {"port": "9001", "host": None}).port == 9001
 
 
-def test_every_setting_has_a_flag_a_variable_and_a_help_text():
+def test_every_setting_has_a_flag_a_variable_and_a_help_text(monkeypatch, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/golden.json").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IRIS_STATE_DIR", "/var/lib/100%")
+    # argparse breaks lines within words with a hyphen.
+    monkeypatch.setenv("COLUMNS", "2000")
     text = next(a for a in parser(["serve"])._actions if a.dest == "command").choices["serve"].format_help()
     squeezed = " ".join(text.split())
     for field in fields(Settings):
-        assert f"{flag_of(field.name)} VALUE" in squeezed
-        assert f"({name_of(field.name)}, default {field.default})" in squeezed
+        assert re.search(rf" {flag_of(field.name)} (?!VALUE)[A-Za-z]\S* ", squeezed)
+        default = {"model_dir": "model", "state_dir": "/var/lib/100%"}.get(field.name, field.default)
+        assert f"({name_of(field.name)}, default {'empty' if default == '' else default})" in squeezed
         assert field.metadata["help"] in squeezed
+
+
+def test_every_setting_is_in_one_group_of_the_help():
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in fields(Settings))
+
+
+def test_the_help_names_the_unit_of_a_value():
+    text = next(a for a in parser(["serve"])._actions if a.dest == "command").choices["serve"].format_help()
+    assert re.findall(r"--(?:cache-seconds|max-rows|redis-url|state-dir|items-bytes|cache|pred-url|threads) (\S+)", text) == [
+        *("DIR", "ROWS", "URL", "auto|on|off", "SECONDS", "BYTES", "URL", "NUMBER")
+    ]
+    assert "[-h]" not in text
+
+
+def test_the_folder_model_is_the_default_only_where_it_has_a_model(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Settings().model_dir == str(MODEL)
+    (tmp_path / "model").mkdir()
+    # A package of a user may have this name.
+    (tmp_path / "model/__init__.py").touch()
+    assert Settings().model_dir == str(MODEL)
+    for name in ("golden.json", "net.onnx", "forest.joblib"):
+        (tmp_path / "model" / name).touch()
+        assert Settings().model_dir == "model"
+        assert Settings(model_dir="other").model_dir == "other"
+        assert read_settings({"IRIS_MODEL_DIR": ""}, {}).model_dir == "model"
+        (tmp_path / "model" / name).unlink()
+    assert (GOLDEN, *UNPACKED_SUFFIXES) == MODEL_FILES
+
+
+def test_an_installed_package_has_its_model_in_itself_and_its_state_in_the_home(monkeypatch, tmp_path):
+    package = tmp_path / "lib/iris_wsgi"
+    (package / "iris_model").mkdir(parents=True)
+    monkeypatch.setattr("iris_wsgi.settings.__file__", str(package / "settings.py"))
+    monkeypatch.setattr("iris_wsgi.console.PROJECT", str(package.parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "states"))
+    assert (Settings().model_dir, Settings().state_dir) == (str(package / "iris_model"), str(tmp_path / "states/iris-wsgi"))
+    monkeypatch.setenv("IRIS_STATE_DIR", "here")
+    assert read_settings(os.environ, {}).state_dir == "here"
+
+
+@pytest.mark.parametrize(
+    ("environ", "home", "folder"),
+    [
+        ({"XDG_STATE_HOME": "/states", "HOME": "/home/a"}, "/home/b", "/states/iris-wsgi"),
+        ({"XDG_STATE_HOME": "relative", "HOME": "/home/a"}, "/home/b", "/home/a/.local/state/iris-wsgi"),
+        ({"XDG_STATE_HOME": "", "HOME": ""}, "/home/b", "/home/b/.local/state/iris-wsgi"),
+        ({}, "/root", "/root/.local/state/iris-wsgi"),
+        ({}, None, "state"),
+    ],
+)
+def test_the_state_of_an_installed_package_is_where_xdg_says(environ, home, folder, monkeypatch):
+    def user(_: int) -> SimpleNamespace:
+        if home is None:
+            raise KeyError
+        return SimpleNamespace(pw_dir=home)
+
+    monkeypatch.setattr("iris_wsgi.settings.project_folder", lambda: None)
+    monkeypatch.setattr("pwd.getpwuid", user)
+    assert default_state_dir(environ) == folder
+
+
+def test_the_state_of_the_project_is_in_its_folder_from_every_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Settings().state_dir == str(ROOT / "state")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +129,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     [("IRIS_PORT", v) for v in ("", "x", "-1", "65536", "8000.0", " 8000", "8_000", "٨٠", "²", "1" * 5000)]
     + [("IRIS_MAX_ROWS", v) for v in ("0", "-5", "10000001")]
     + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "1001"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
-    + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")]
+    + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "a\nb"), ("IRIS_STATE_DIR", "\x1b")]
     + [("IRIS_ESCALATE_BELOW", v) for v in ("", "1.1", "-0.1", "2", "1e-3", "nan", " 1")]
     + [("IRIS_JOBS_QUEUED", "0"), ("IRIS_JOBS_ATTEMPTS", "0"), ("IRIS_LEASE_SECONDS", "0"), ("IRIS_EDGE_DIR", "a\nb")]
     + [("IRIS_ITEMS_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
@@ -228,7 +307,7 @@ def test_the_settings_of_the_server_are_those_that_the_application_never_reads()
     # The commands warm, healthcheck, and clear call a server of ours. The batch command has its own workers.
     named = {field.name for field in fields(Settings)} & set().union(*(read[path] for path in server))
     # Settings of a role that the server needs to count file descriptors and memory.
-    of_a_role = {"model_dir", "role", "batch_rows", "token_file", "model_seal", "member", "members", "pred_url"}
+    of_a_role = {"model_dir", "state_dir", "role", "batch_rows", "token_file", "model_seal", "member", "members", "pred_url"}
     assert named - of_a_role - {"max_body_bytes"} == SERVER_SETTINGS
 
 

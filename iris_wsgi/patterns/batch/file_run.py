@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iris_wsgi.console import ProgressReporter, print_error, print_notice
+from iris_wsgi.console import ProgressReporter, print_error, print_notice, remedy_for_extra
 from iris_wsgi.cpu_limits import worker_count
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.model.golden import load_verified_model
@@ -56,7 +56,7 @@ def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus
             # Before the fork, so that the processes share its memory.
             import iris_wsgi.tabular.parquet  # noqa: F401
         except ImportError:
-            raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
+            raise BadSetting(f"Parquet needs the package pyarrow: {remedy_for_extra('parquet')}") from None
     source = open_source(options.source, options.header, options.delimiter)
     if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
         print_notice(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from iris_wsgi.codec.model_schema import REGRESSOR, Array, OutputSchema
-from iris_wsgi.console import ProgressReporter, print_notice
+from iris_wsgi.console import ProgressReporter, print_notice, remedy_for_extra
 from iris_wsgi.errors import BadModel, InvalidOutput, Stopped, UnknownCategory
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
@@ -73,7 +73,7 @@ def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> "TableDatabas
         from iris_wsgi.patterns.batch.postgres import PostgresTables
     except ImportError:
         raise BadSetting(
-            "PostgreSQL needs the package psycopg: bin/setup postgres, pip install 'iris_wsgi[postgres]', or the image `full`"
+            f"PostgreSQL needs the package psycopg: {remedy_for_extra('postgres')}, or use the image `full`"
         ) from None
     return PostgresTables(url, seconds)
 

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from iris_wsgi.console import remedy_for_extra
 from iris_wsgi.errors import BadStore
 from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemChanges, ItemStore
 from iris_wsgi.setting_types import SQLITE
@@ -99,8 +100,7 @@ def open_item_store(settings: Settings, seed: Mapping[str, bytes], seconds: floa
         from iris_wsgi.patterns.data_cache.postgres_store import PostgresItemStore
     except ImportError:
         raise BadSetting(
-            "IRIS_DATABASE_URL requires the package psycopg: bin/setup postgres, "
-            "pip install 'iris_wsgi[postgres]', or the image `full`"
+            f"IRIS_DATABASE_URL requires the package psycopg: {remedy_for_extra('postgres')}, or use the image `full`"
         ) from None
     return PostgresItemStore(url, seed, seconds)
 

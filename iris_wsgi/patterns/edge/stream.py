@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.codec.rows import finite
+from iris_wsgi.console import script
 from iris_wsgi.errors import BadModel, Problem, UnknownCategory
 from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
@@ -35,7 +36,8 @@ def check_kind(model: Model) -> None:
     """Raises BadModel for a model without probabilities."""
     if model.outputs.kind != CLASSIFIER:
         raise BadModel(
-            f"edge is for classifiers; the model gives {model.outputs.name} in place of probabilities, so serve it with bin/serve"
+            f"edge is for classifiers; the model gives {model.outputs.name} in place of probabilities, "
+            f"so serve it with {script('serve')}"
         )
 
 

@@ -855,7 +855,7 @@ def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
     for name in ("storage.postgres", "patterns.batch.postgres"):
         monkeypatch.delitem(sys.modules, f"iris_wsgi.{name}", raising=False)
     assert main(["batch", "--table", "items", "--database", "postgresql://h/d", "--model-dir", str(MODEL)]) == 2
-    assert "pip install 'iris_wsgi[postgres]'" in capsys.readouterr().err
+    assert "pip install '.[postgres]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,26 @@ def lines_of(row: list, kind: str = CLASSIFIER, **settings) -> list[str]:
     return [*start_lines(Settings(**settings), info)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_shown"),
+    [
+        ({"role": "all"}, True),
+        ({"role": "worker"}, True),
+        ({"role": "worker", "redis_url": "redis://h"}, False),
+        ({"role": "all", "redis_url": "redis://h"}, True),
+        ({"role": "data_cache"}, True),
+        ({"role": "data_cache", "database_url": "postgresql://h/d"}, False),
+        ({"role": "web_single"}, False),
+        ({"role": "prediction_cache"}, False),
+    ],
+)
+def test_the_state_folder_has_a_line_only_if_the_role_has_an_embedded_store(settings, is_shown, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of([1.0], model_dir="a", state_dir="b", **settings)
+    assert f"model folder: {tmp_path}/a" in lines
+    assert (f"state folder: {tmp_path}/b" in lines) is is_shown
+
+
 def test_the_proof_has_a_line():
     assert "proof: nothing was compared" in lines_of([1.0])
 
