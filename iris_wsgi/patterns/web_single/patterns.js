@@ -16,15 +16,15 @@ const PATTERNS = [
     needs: "post /predict", counted: [], figures: halfFigures, forClassifiers: true },
   { name: "sync-async", when: "a good prediction is needed at once, and the best one as soon as possible.", build: hybrid,
     needs: "post /predict/hybrid", counted: ["POST /predict/hybrid"], figures: hybridFigures,
-    missing: "The model folder has no matching fast model." },
+    missing: "the model folder has no matching fast model." },
   { name: "prediction cache", when: "the same rows are repeated, and the model is slow.", build: predictionCache,
     needs: "delete /cache", counted: ["POST /predict", "POST /predict/proba", "POST /predict/batch"], figures: cacheFigures,
-    missing: "Its cache is off, or its model cannot be cached." },
+    missing: "its cache is off, or its model cannot be cached." },
   { name: "data cache", when: "clients know an id, and its features are in a database.", build: dataCache,
     needs: "put /items/{id}", counted: ["GET /items/{id}", "GET /items/{id}/prediction", "PUT /items/{id}"], figures: itemFigures },
   { name: "horizontal microservice", when: "each class has its own model, released and scaled separately.", build: horizontal,
     roles: ["member"], needs: "post /ensemble/predict", counted: ["POST /ensemble/predict"], figures: memberFigures, forClassifiers: true,
-    missing: "The model folder has no members." },
+    missing: "the model folder has no members." },
   { name: "edge AI", when: "the network is slow, expensive, or absent, or the data must not leave the device.", build: edge,
     needs: "get /edge/", counted: [], figures: edgeFigures, forClassifiers: true },
 ];
@@ -69,8 +69,8 @@ async function fill(one) {
   const { pattern } = one, served = has(pattern.needs), special = isRoleOf(pattern);
   const { kind } = state.model || { kind: "classifier" };
   try {
-    if (pattern.forClassifiers && kind !== "classifier") return note(one, `Not available: it is for classifiers with probabilities, and this model gives ${kind === "scores" ? "scores" : "values"}.`);
-    if (!served && !special && pattern.build !== edge) return note(one, `Not available: ${pattern.missing || "this server does not have its routes."}`);
+    if (pattern.forClassifiers && kind !== "classifier") return reject(one, `it is for classifiers with probabilities, and this model gives ${kind === "scores" ? "scores" : "values"}.`);
+    if (!served && !special && pattern.build !== edge) return reject(one, pattern.missing || "this server does not have its routes.");
     await pattern.build(one);
     one.code.node.hidden = !one.calls;
   } catch (problem) {
@@ -80,6 +80,11 @@ async function fill(one) {
 
 function note(one, ...words) {
   one.form.append(make("p", { class: "note" }, ...words));
+}
+
+function reject(one, why) {
+  one.pattern = { ...one.pattern, counted: [], figures: null };
+  note(one, `Not available: ${why}`);
 }
 
 // Runs the action of a button, and shows its problem in the card.
@@ -145,7 +150,7 @@ function showRows() {
   const text = state.model && state.fields.length ? literal(values()) : "";
   for (const one of page.cards) {
     for (const node of one.rows) node.value = text;
-    if (one.rows.length || one.pattern.build === single) one.code.show();
+    if (one.rows.length || one.pattern.build === prepPred) one.code.show();
   }
 }
 
@@ -286,6 +291,11 @@ function logger(one) {
   };
 }
 
+// Role all runs the jobs itself.
+function noteWorker(one) {
+  if (state.role !== "all") note(one, "A worker on the same store runs the jobs: ", make("code", {}, "python3 -m iris_wsgi worker"), ".");
+}
+
 // Follows a job until it is done, or until the card has a newer one.
 async function follow(one, id, update) {
   const mine = ++one.latest;
@@ -302,8 +312,10 @@ async function follow(one, id, update) {
 // The cards
 
 function single(one) {
-  note(one, "Its form is the ", make("a", { href: "#tool" }, "predictor above"), ". Each change of the input is a request.");
-  one.calls = () => [{ path: state.path, body: { data: [values()] } }];
+  note(one, "Each change of the ", make("a", { href: "#tool" }, "input above"), " is a request. This one shows the whole response.");
+  const field = rowInput(one, sampleRow(one.pattern.needs)), call = () => ({ path: state.path, body: { data: [field.row()] } });
+  one.calls = () => [call()];
+  lay(one, field, buttons(button(one, "Predict", async () => showResponse(one, await send(call())))));
 }
 
 async function infer(one, model, text) {
@@ -362,6 +374,7 @@ async function asynchronous(one) {
     refresh();
     await follow(one, id, update);
   }), cancel));
+  return noteWorker(one);
 }
 
 function prepPred(one) {
@@ -372,7 +385,7 @@ function prepPred(one) {
   }
   return ask("v2/models").then(({ document: { models } }) => {
     const half = state.role === "pred" ? models[0] : models.find(name => name !== state.model.name);
-    if (!half) return note(one, "Not available: the model folder has no halves of its model in the folders prep and pred.");
+    if (!half) return reject(one, "the model folder has no halves of its model in the folders prep and pred.");
     const command = `bin/serve --role prep --port 8001 --pred-url ${location.origin}`;
     note(one, `This server has the second half, ${half}, which takes scaled values. For the first half, start `, make("code", {}, command), ".");
     return infer(one, half);
@@ -391,6 +404,7 @@ function hybrid(one) {
     if (!final.id) return;
     await follow(one, final.id, job => lines(job.model ? job.model.name : "", job.result ? inWords(job.result) : job.status, job.result ? latency(performance.now() - began) : ""));
   })));
+  noteWorker(one);
 }
 
 function predictionCache(one) {
@@ -409,7 +423,7 @@ function dataCache(one) {
   one.calls = () => [{ path: `${path()}/prediction` }, { path: path(), method: "PUT", body: { data: [field.row()] } }];
   lay(one, id, field, buttons(
     button(one, "Look up", async () => {
-      const item = await send({ path: path() });
+      const item = await send({ path: path() }).catch(problem => { throw problem.status === 404 ? { detail: `${problem.detail} Change writes it.` } : problem; });
       field.put(item.document.data[0]);
       log(`item, version ${item.document.version}`, item);
       log("prediction", await send({ path: `${path()}/prediction` }));
@@ -510,10 +524,10 @@ function showScores(one, rows, results, ms) {
   if (one.url) URL.revokeObjectURL(one.url);
   one.url = URL.createObjectURL(blob);
   const narrow = names.slice(0, MAX_BARS), few = heads.slice(0, MAX_BARS + 1), cell = value => (isPresent(value) ? String(Number(value.toPrecision(5))) : String(value ?? ""));
-  const lines = rows.slice(0, MAX_SHOWN).map((row, i) => [...row.slice(0, MAX_BARS), ...results[i].slice(0, MAX_BARS + 1)].map(cell));
+  const lines = rows.slice(0, MAX_SHOWN).map((row, i) => [...results[i].slice(0, MAX_BARS + 1), ...row.slice(0, MAX_BARS)].map(cell));
   one.result.replaceChildren(
     make("p", {}, make("b", {}, `${rows.length} ${rows.length === 1 ? "row" : "rows"}`), make("span", { class: "soft" }, ` in ${latency(ms)} `), make("a", { href: one.url, download: "predictions.csv" }, "Download predictions.csv")),
-    table("Predictions", [...narrow, ...few], lines));
+    table("Predictions", [...few, ...narrow], lines));
 }
 
 const csvCell = value => (/[",\r\n]|^\s|\s$/.test(String(value ?? "")) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
