@@ -55,9 +55,12 @@ def open_cards(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
 
 
 def wait_for_cards(page: Browser) -> None:
-    page.wait_until(lambda: page.find_all(".card .figures div, .card .note"), "the cards are there")
-    ready = "return page.cards.every(one => one.form.children.length || one.fault.textContent || !one.node.isConnected)"
-    page.wait_until(lambda: page.run(ready), "each card has its form")
+    page.wait_until(lambda: page.find_all("#patterns:not([hidden]):not([aria-busy])"), "the cards have their forms")
+
+
+def state_of_job(page: Browser) -> str:
+    # One script, because the page replaces the elements.
+    return page.run("return document.querySelector('#asynchronous .steps .now').textContent")
 
 
 def press(page: Browser, card: str, text: str) -> None:
@@ -144,7 +147,7 @@ def test_a_job_is_queued_runs_and_succeeds(page):
     put(page, "#row-asynchronous", OTHER)
     press(page, "asynchronous", "Submit a job")
     assert "virginica, 99.53 %" in result(page, "asynchronous", r"queued.*running\nafter \d+ ms\nsucceeded\nafter \d+ ms")
-    assert page.text("#asynchronous .steps .now").startswith("succeeded")
+    assert state_of_job(page).startswith("succeeded")
     page.wait_until(lambda: int(figure(page, "asynchronous", "succeeded")) > 0, "the figures count the job")
 
 
@@ -193,6 +196,21 @@ def test_a_csv_file_is_scored_when_it_is_chosen_and_an_error_names_its_row(page,
     page.find("#csv-file").send_keys(str(tmp_path / "right.csv"))
     result(page, "batch", "1500 rows")
     assert page.text("#batch .fault") == "" and len(page.find_all("#batch tbody tr")) == 50
+
+
+DROP = """
+const data = new DataTransfer();
+data.items.add(new File([arguments[0]], "dropped.csv"));
+document.getElementById("csv").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+"""
+
+
+def test_a_dropped_csv_file_is_scored(page):
+    page.run(DROP, CSV)
+    result(page, "batch", "2 rows")
+    put(page, "#csv", "")
+    press(page, "batch", "Score")
+    fault(page, "batch", "The CSV has no rows.")
 
 
 def test_the_second_half_predicts_from_scaled_values_and_the_card_names_the_command_of_the_first(page, server):
@@ -340,7 +358,7 @@ def test_a_job_without_a_worker_waits_and_can_be_cancelled(window, run):
     assert "python3 -m iris_wsgi worker" in page.text("#asynchronous .note")
     press(page, "asynchronous", "Submit a job")
     result(page, "asynchronous", "queued")
-    assert page.text("#asynchronous .steps .now").startswith("queued")
+    assert state_of_job(page).startswith("queued")
     page.wait_until(lambda: figure(page, "asynchronous", "queued") == "1", "the queue has a job")
     press(page, "asynchronous", "Cancel the job")
     result(page, "asynchronous", "cancelled")

@@ -142,6 +142,7 @@ function showLinks(api) {
 }
 
 function showRoutes(paths) {
+  document.title = `${state.role} · iris_wsgi`;
   at("title").textContent = `Role ${state.role}`;
   at("lead").textContent = "Try what this role serves. The list of its routes follows.";
   const lines = Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, told]) => {

@@ -45,10 +45,13 @@ async function showPatterns() {
   at("cards").replaceChildren(...page.cards.map(one => one.node));
   at("h-patterns").textContent = all ? "The ten patterns" : "Patterns of this role";
   at("jump").replaceChildren(...page.cards.map(one => make("a", { href: `#${one.id}` }, one.pattern.name)));
-  at("jump").hidden = at("patterns").hidden = !wanted.length;
+  at("jump").hidden = wanted.length < 2;
+  at("patterns").hidden = !wanted.length;
+  at("patterns").setAttribute("aria-busy", "true");
   await Promise.all(page.cards.map(fill));
   showRows();
   showFigures();
+  at("patterns").removeAttribute("aria-busy");
 }
 
 function card(pattern) {
@@ -167,7 +170,8 @@ function sampleRow(route) {
   const given = [media.example, ...Object.values(media.examples || {}).map(one => one.value)];
   const example = given.map(one => one && (one.data || one.instances)).find(Array.isArray);
   if (example && Array.isArray(example[0])) return example[0];
-  const rows = resolved(resolved(media.schema).properties.data).items, kinds = resolved(rows).anyOf || [rows], list = kinds.map(resolved).find(kind => kind.type === "array");
+  const { data } = resolved(media.schema).properties || {}, rows = resolved(resolved(data).items), kinds = rows.anyOf || [rows];
+  const list = kinds.map(resolved).find(kind => kind.type === "array");
   const named = kinds.map(resolved).find(kind => kind.type === "object"), names = named ? Object.keys(named.properties || {}) : [];
   if (names.join() === "sepal_length,sepal_width,petal_length,petal_width") return FLOWERS.versicolor;
   return names.length ? names.map(name => zeroOf(resolved(named.properties[name]).type)) : new Array(list ? list.minItems : 1).fill(0);
@@ -443,7 +447,7 @@ function horizontal(one) {
       const { up = true, why } = members[name] || {}, { probability, error } = votes[name] || {};
       const bar = make("i"), vote = probability === undefined ? (error ? `no vote: ${error}` : "–") : percent(probability);
       bar.style.width = `${100 * (probability || 0)}%`;
-      return make("li", {}, make("span", { class: "name" }, make("b", { class: up ? "hit" : "miss" }, up ? "up" : "down"), make("span", {}, name, make("span", { class: "soft" }, why ? ` ${why}` : ""))),
+      return make("li", {}, make("span", { class: "name" }, make("b", { class: up ? "hit" : "miss" }, up ? "up" : "down"), make("span", {}, name, make("span", { class: "soft" }, why ? ` ${why.replace(`${name} at `, "at ")}` : ""))),
         make("span", {}, vote), make("div", { class: "bar k0" }, bar));
     });
     one.result.replaceChildren(make("p", {}, make("b", {}, verdict)), make("ul", { class: "bars" }, ...lines));
@@ -637,9 +641,9 @@ async function refresh() {
     if (found) showRole(found.labels);
     showFigures();
     const ready = await fetch("readyz", { signal: AbortSignal.timeout(TIMEOUT_MS) });
-    showHealth(ready.ok ? "ready" : "not ready", ready.ok ? "" : (await ready.json()).detail);
+    showHealth(ready.ok ? "ready" : `not ready: ${(await ready.json()).detail}`);
   } catch {
-    showHealth("unreachable", "");
+    showHealth("unreachable");
   }
   await Promise.all(page.cards.map(one => one.tick && one.tick()));
 }
@@ -651,10 +655,9 @@ function showRole({ role, version }) {
   at("role").hidden = at("version").hidden = false;
 }
 
-function showHealth(word, detail) {
-  if (at("health").textContent !== word) at("health").textContent = word;
-  at("health").className = word === "ready" ? "hit" : "miss";
-  at("health").title = detail;
+function showHealth(text) {
+  at("health").textContent = text;
+  at("health").className = text === "ready" ? "hit" : "miss";
 }
 
 start();
