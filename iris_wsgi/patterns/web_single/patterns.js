@@ -482,7 +482,7 @@ async function edge(one) {
   }
   note(one, make("a", { href: "edge/" }, "Open the edge page"), ". It loads the model once, and then predicts in the browser, also without a network.");
   const { model } = (await ask("edge/manifest.json")).document;
-  note(one, `Its bundle has ${model.name} ${model.version}.`);
+  note(one, `Its bundle has ${model.name} ${model.version}.`, state.token ? " With a token, the page works only behind a proxy that adds the token." : "");
   one.calls = () => [{ path: "edge/manifest.json" }];
 }
 
