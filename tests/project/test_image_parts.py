@@ -285,4 +285,10 @@ def test_the_compiled_package_has_each_module_and_its_data_files(tmp_path):
     rootfs.bytecode(tmp_path)
     compiled = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
     assert compiled == {name.with_suffix(".pyc") if name.suffix == ".py" else name for name in names}
-    assert {name.name for name in compiled if name.suffix != ".pyc"} == {"job_store.lua", "page.html"}
+    assert {name.name for name in compiled if name.suffix != ".pyc"} == {
+        "job_store.lua",
+        "page.html",
+        "page.css",
+        "page.js",
+        "patterns.js",
+    }

@@ -1,5 +1,6 @@
 """Route of the root path: liveness and links as JSON, and a page for browsers."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -8,11 +9,14 @@ from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import JSON
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
-from iris_wsgi.wsgi.body import quality_values
+from iris_wsgi.wsgi.body import compress, negotiate, quality_values
 from iris_wsgi.wsgi.browser_security import content_security_policy, hash_sources, security_headers
 from iris_wsgi.wsgi.conditional import conditional
 
 FILE = Path(__file__).with_name("page.html")
+# The references of page.html to its style sheet and its scripts. The response contains the files instead.
+reference = re.compile(r'<link rel="stylesheet" href="(\w+\.css)">|<script src="(\w+\.js)"></script>')
+GZIP = "gzip"
 HTML = "text/html"
 # Clients of KServe read liveness from this property of the root path.
 ALIVE = {"status": "alive"}
@@ -47,21 +51,22 @@ LINKS_SCHEMA: openapi.Schema = {
 INFO = openapi.closed(status=STATUS, name=openapi.TEXT, version=openapi.TEXT, role=openapi.TEXT, links=LINKS_SCHEMA)
 # The representation depends on the Accept header.
 VARY = ("Vary", "Accept")
+PAGE_VARY = ("Vary", "Accept, Accept-Encoding")
 
 
 def routes(info: Callable[[str], object]) -> list[Route]:
     """Returns the route of the root. `info` returns the JSON document for the path prefix of a client."""
-    content = FILE.read_bytes()
-    text = content.decode()
+    text = page_text()
     # The icon of the page is a data URL.
     script, style = hash_sources(text, "script"), hash_sources(text, "style")
     policy = content_security_policy(script=script, style=style, connect="'self'", img="data:")
-    page = Response(content, f"{HTML}; charset=utf-8", headers=(VARY, *security_headers(policy)))
+    page = Response(text.encode(), f"{HTML}; charset=utf-8", headers=(PAGE_VARY, *security_headers(policy)))
+    gzip_page = page._replace(body=compress(page.body, GZIP)[0], headers=(*page.headers, ("Content-Encoding", GZIP)))
 
     def root(request: Request) -> Response:
-        if prefers_html(request.environ.get("HTTP_ACCEPT", "")):
-            return page
-        return Response(encode_json(info(request.prefix)), headers=(VARY,))
+        if not prefers_html(request.environ.get("HTTP_ACCEPT", "")):
+            return Response(encode_json(info(request.prefix)), headers=(VARY,))
+        return gzip_page if negotiate(request.environ.get("HTTP_ACCEPT_ENCODING")) == GZIP else page
 
     return [conditional(Route("GET", "/", root, RouteDoc("Liveness and links; a page for browsers", INFO, html=True)))]
 
@@ -72,6 +77,17 @@ def server_info(role: str, table: Iterable[Route], prefix: str) -> dict[str, obj
     paths = {route.path for route in table if route.doc.success}
     links = {name: f"{prefix}{path}" for name, path in LINKS.items() if path in paths}
     return {**ALIVE, "name": "iris_wsgi", "version": __version__, "role": role, "links": links}
+
+
+def page_text() -> str:
+    """Returns the page as one document, with the text of its style sheet and of its scripts."""
+
+    def inline(match: re.Match[str]) -> str:
+        element, name = ("style", match[1]) if match[1] else ("script", match[2])
+        text = FILE.with_name(name).read_text("utf-8")
+        return f"<{element}>\n{text}</{element}>"
+
+    return reference.sub(inline, FILE.read_text("utf-8"))
 
 
 def prefers_html(accept: str) -> bool:
