@@ -10,6 +10,7 @@ from applications import RecordingLog
 from job_requests import run_worker
 from jsonschema import Draft202012Validator
 from metrics_text import metric_families, sample_value
+from openapi_documents import schema_in
 from packed_models import INTEGERS, KINDS, Answers, Input, PackedModel, answers_of, feeds_of, node, write, write_model
 
 from iris_wsgi.factory import build
@@ -288,9 +289,9 @@ def test_metrics_count_the_rows_of_each_label_and_skip_missing_values_and_string
 def contents_of(document, path, method):
     """Returns the schemas of a request and of its responses by status, in the OpenAPI document."""
     operation = document["paths"][path][method]
-    body = operation["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in operation else None
+    body = schema_in(document, operation["requestBody"]["content"]["application/json"]) if "requestBody" in operation else None
     responses = {
-        status: response["content"].get("application/json", {}).get("schema")
+        status: schema_in(document, response["content"].get("application/json"))
         for status, response in operation["responses"].items()
         if "content" in response
     }
