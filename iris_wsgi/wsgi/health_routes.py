@@ -44,13 +44,11 @@ form[hidden] { display: none }
 form p { flex-basis: 100%; margin: 0 }
 form input { flex: 1; min-width: 12rem; font: inherit }
 </style>
-<main>
 <form id="authorize" hidden>
 <p id="reason" role="status"></p>
 <label for="token">Token</label> <input id="token" type="password" autocomplete="off" required> <button>Show the API</button>
 </form>
 <div id="swagger-ui"><p>Loading the API…</p></div>
-</main>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script>
 const byId = id => document.getElementById(id);
@@ -195,9 +193,8 @@ def docs_routes() -> list[Route]:
     if folder is None:
         missing = RouteDoc("Not served: the files of the page are missing", openapi.TEXT, openapi.HTML, (), (404,))
         return [Route("GET", "/docs", no_docs, missing)]
-    policy = content_security_policy(
-        script=f"'self' {hash_sources(DOCS_PAGE, 'script')}", style="'self' 'unsafe-inline'", connect="'self'", img="'self' data:"
-    )
+    script, style = (f"'self' {hash_sources(DOCS_PAGE, element)}" for element in ("script", "style"))
+    policy = content_security_policy(script=script, style=style, connect="'self'", img="'self' data:")
     page = Response(DOCS_PAGE.encode(), f"{openapi.HTML}; charset=utf-8", headers=security_headers(policy))
     doc = RouteDoc(
         "A page that shows this document and tries its routes", openapi.TEXT, page.media_type, example=lambda: "<!doctype html>"

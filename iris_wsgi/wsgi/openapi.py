@@ -290,21 +290,21 @@ class Components:
         """Returns a value that is valid for the schema: that of the named schemas in it, and otherwise the simplest one."""
         if isinstance(schema, Component) and schema.name in self.values:
             return self.values[schema.name]
-        if not isinstance(schema, dict):
+        if not isinstance(schema, Mapping):
             return None
         if "enum" in schema:
             return schema["enum"][0]
         if "anyOf" in schema:
             return self.sample(schema["anyOf"][0])
         kind = schema.get("type", "null")
-        kind = kind[0] if isinstance(kind, list) else kind
+        kind = str(kind[0] if isinstance(kind, list) else kind)
         if kind == "object":
             properties = schema.get("properties", {})
             return {name: self.sample(properties[name]) for name in schema.get("required", properties)}
         if kind == "array":
             return [self.sample(schema["items"])] * max(1, schema.get("minItems", 1))
         if kind == "string":
-            return {"date": EXAMPLE_DAY, "date-time": EXAMPLE_TIME}.get(schema.get("format"), "text")
+            return {"date": EXAMPLE_DAY, "date-time": EXAMPLE_TIME}.get(str(schema.get("format")), "text")
         return {"integer": schema.get("minimum", 1), "number": 0.5, "boolean": True}.get(kind)
 
     def document(self) -> Schema:

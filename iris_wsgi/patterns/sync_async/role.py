@@ -12,9 +12,10 @@ from iris_wsgi.model.companions import load_fast
 from iris_wsgi.model.predictor import NEVER, Predict, PredictContext, RunWatchdog, within_deadline
 from iris_wsgi.model.session import Model
 from iris_wsgi.observability.log import Log
+from iris_wsgi.patterns.asynchronous.job import STATES
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note
 from iris_wsgi.patterns.asynchronous.role import create_queue, job_routes
-from iris_wsgi.patterns.asynchronous.routes import DOWN, STATES, JobQueue, provisional_schema
+from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue, provisional_schema
 from iris_wsgi.services import RoleContext
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.wsgi import openapi

@@ -98,8 +98,9 @@ def routes(models: Models, readiness_problem: Callable[[], str | None], max_rows
 def path_parameters(models: Models) -> dict[str, openapi.Schema]:
     """Returns the schemas of the parameters in paths. Their examples are the first model and its version."""
     versions = sorted({model.signature.version for model in models.values()})
-    model = {"type": "string", "examples": list(models)}
-    return {"model": model, "version": {"type": "string", "examples": versions}}
+    model: openapi.Schema = {"type": "string", "examples": list(models)}
+    version: openapi.Schema = {"type": "string", "examples": versions}
+    return {"model": model, "version": version}
 
 
 def request_example(model: ServedModel, rows: Array) -> dict[str, object]:
