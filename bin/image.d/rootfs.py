@@ -1,6 +1,7 @@
 """Builds the root file system of the image, inside the build stage: only the files that the server needs, and their licenses."""
 
 import argparse
+import gzip
 import inspect
 import os
 import py_compile
@@ -50,6 +51,7 @@ def base(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
+    compress_files(root / PACKAGES / "flask_swagger_ui/dist")
     replace_openblas(root / PACKAGES / "numpy")
     copy_file(unpacked / "usr/bin/python3.13", root / "usr/bin/python3.13")
     copy_libraries(unpacked, root)
@@ -149,6 +151,13 @@ def copy_packages(wheels: Path, target: Path) -> None:
         for path in info.rglob("*"):
             if path.is_file() and (path.name == "METADATA" or "licen" in str(path).lower()):
                 copy_file(path, target / path.relative_to(wheels))
+
+
+def compress_files(folder: Path) -> None:
+    """Replaces the scripts and style sheets by their gzip form, which the server sends as it is."""
+    for path in [*folder.glob("*.css"), *folder.glob("*.js")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+        path.unlink()
 
 
 def replace_openblas(numpy: Path) -> None:

@@ -1,7 +1,7 @@
 """Routes of every role: health, readiness, metrics, the OpenAPI document, and the page that shows this document."""
 
-import gzip
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -15,7 +15,7 @@ from iris_wsgi.model.predictor import LOOP_SECONDS, NEVER
 from iris_wsgi.observability.metrics import MEDIA, Registry
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
-from iris_wsgi.wsgi.body import negotiate
+from iris_wsgi.wsgi.body import GZIP, negotiate
 from iris_wsgi.wsgi.browser_security import content_security_policy, hash_sources, security_headers
 from iris_wsgi.wsgi.conditional import NO_CACHE, conditional, matches
 
@@ -222,7 +222,7 @@ def file_route(file: Path, media_type: str) -> Route:
     @lru_cache(1)
     def content() -> tuple[bytes, str]:
         packed = file.with_name(f"{file.name}.gz")
-        body = packed.read_bytes() if packed.exists() else gzip.compress(file.read_bytes(), mtime=0)
+        body = packed.read_bytes() if packed.exists() else zlib.compress(file.read_bytes(), 9, GZIP)
         return body, sha256(body).hexdigest()[:32]
 
     def respond(request: Request) -> Response:
@@ -232,9 +232,9 @@ def file_route(file: Path, media_type: str) -> Route:
         headers = (("ETag", tag), NO_CACHE, ("Vary", "Accept-Encoding"), ("X-Content-Type-Options", "nosniff"))
         if matches(request.environ.get("HTTP_IF_NONE_MATCH", ""), tag):
             return Response(b"", media_type, 304, headers)
-        return Response(body if is_gzip else gzip.decompress(body), media_type, headers=(*headers, *coding))
+        return Response(body if is_gzip else zlib.decompress(body, GZIP), media_type, headers=(*headers, *coding))
 
     returns = ("ETag", "Cache-Control", "Vary")
-    doc = RouteDoc("A file of the page", openapi.BYTES, media_type, (200, 304), accepts=("If-None-Match",), returns=returns)
+    doc = RouteDoc("A file of the page", openapi.TEXT, media_type, (200, 304), accepts=("If-None-Match",), returns=returns)
     # The first request may compress the file.
     return Route("GET", f"/docs/{file.name}", respond, doc, schedule=Schedule(NEVER))

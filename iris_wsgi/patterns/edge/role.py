@@ -68,7 +68,7 @@ def file_route(path: str, file: StaticFile) -> Route:
     is_json = file.media == JSON
     doc = RouteDoc(
         f"A file of the edge bundle: {path.removeprefix('/edge/') or 'its page'}",
-        openapi.DOCUMENT if is_json else openapi.BYTES,
+        openapi.DOCUMENT if is_json else openapi.TEXT if file.media.startswith("text/") else openapi.BYTES,
         file.media,
         (200, 206, 304),
         (416,),
