@@ -16,7 +16,7 @@ import pytest
 # Programs that are missing on a minimal system. Tests start them directly, through another program, or in a shell command.
 OPTIONAL = {
     "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint", "haproxy", "initdb",
-    "kubectl", "mmdebstrap", "nginx", "node", "nsenter", "openapi-python-client", "openapi-typescript", "pg_ctlcluster",
+    "kubectl", "mmdebstrap", "nginx", "node", "npm", "nsenter", "openapi-python-client", "openapi-typescript", "pg_ctlcluster",
     "pgbouncer", "podman", "postgres", "prometheus", "promtool", "ps", "psql", "redis-cli", "redis-server", "runc",
     "slowhttptest", "strace", "tsc", "unshare", "uwsgi", "wget",
 }  # fmt: skip
