@@ -62,6 +62,8 @@ async function load(token) {
     byId("token").focus();
     return;
   }
+  // The prefix of a proxy is part of the path of this page, also where the server does not know it.
+  spec.servers = [{ url: new URL(".", location.href).pathname.slice(0, -1) || "/" }];
   const ui = SwaggerUIBundle({
     spec, dom_id: "#swagger-ui", deepLinking: true, displayRequestDuration: true, docExpansion: "list", filter: true,
     tryItOutEnabled: true, validatorUrl: null, defaultModelsExpandDepth: 0,
