@@ -13,8 +13,8 @@ COPY bin/image.d/debian bin/image.d/debian.*.lock ./
 RUN apt-get update \
     && ./debian "/build/debian.$(dpkg --print-architecture).lock" /build/debs \
     && rm -rf /var/lib/apt/lists/*
-COPY bin/image.d/wheels.txt ./
-RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement wheels.txt --target wheels
+COPY bin/image.d/wheels.txt bin/image.d/docs.txt ./
+RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement wheels.txt --requirement docs.txt --target wheels
 COPY bin/image.d/rootfs.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
 RUN python3 rootfs.py base debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi

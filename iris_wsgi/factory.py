@@ -29,7 +29,7 @@ from iris_wsgi.resilience.background import BackgroundTasks
 from iris_wsgi.roles import ROLES
 from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.wsgi import health_routes
+from iris_wsgi.wsgi import health_routes, openapi
 from iris_wsgi.wsgi.application import App, Route
 from iris_wsgi.wsgi.body import Environ
 from iris_wsgi.wsgi.browser_security import AllowedHosts
@@ -252,7 +252,8 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     )
     root = page.routes(lambda prefix: page.server_info(settings.role, table, prefix))
     routes = [*root, *ROUTES[settings.role](context), *cache_routes, *(edge(context) if settings.edge_dir else ())]
-    table = health_routes.routes(routes, registry, readiness, background.problem, bool(settings.token_file))
+    examples = partial(openapi.examples, model, backend.outputs, *backend.sample)
+    table = health_routes.routes(routes, registry, readiness, background.problem, bool(settings.token_file), examples)
     Info(registry, "iris_wsgi_info", "Role and version of the server.", ("role", "version"), [[settings.role], [__version__]])
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()

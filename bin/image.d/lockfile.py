@@ -31,7 +31,11 @@ DEBIAN_PACKAGES = [
     "zlib1g",
 ]
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
-WHEEL_PACKAGES = {"wheels.txt": ["numpy", "onnxruntime", "waitress"], "full.txt": ["psycopg", "psycopg-binary", "redis"]}
+WHEEL_PACKAGES = {
+    "wheels.txt": ["numpy", "onnxruntime", "waitress"],
+    "docs.txt": ["flask-swagger-ui"],
+    "full.txt": ["psycopg", "psycopg-binary", "redis"],
+}
 LOOKUP_SCRIPT = """
 dpkg --add-architecture {arch}
 apt-get -qq update

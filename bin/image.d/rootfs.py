@@ -1,6 +1,7 @@
 """Builds the root file system of the image, inside the build stage: only the files that the server needs, and their licenses."""
 
 import argparse
+import gzip
 import inspect
 import os
 import py_compile
@@ -50,6 +51,9 @@ def base(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
+    # The server sends the files of the API page as they are. The notices are a third of a megabyte of text.
+    compress_files(root / PACKAGES / "flask_swagger_ui/dist", "*.css", "*.js")
+    compress_files(root / PACKAGES / "onnxruntime", "ThirdPartyNotices.txt")
     replace_openblas(root / PACKAGES / "numpy")
     copy_file(unpacked / "usr/bin/python3.13", root / "usr/bin/python3.13")
     copy_libraries(unpacked, root)
@@ -149,6 +153,13 @@ def copy_packages(wheels: Path, target: Path) -> None:
         for path in info.rglob("*"):
             if path.is_file() and (path.name == "METADATA" or "licen" in str(path).lower()):
                 copy_file(path, target / path.relative_to(wheels))
+
+
+def compress_files(folder: Path, *patterns: str) -> None:
+    """Replaces the files by their gzip form."""
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+        path.unlink()
 
 
 def replace_openblas(numpy: Path) -> None:

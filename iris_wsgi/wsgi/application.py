@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from iris_wsgi import errors
@@ -77,6 +78,9 @@ class RouteDoc(NamedTuple):
     """OpenAPI description of a route: `response` is the JSON schema, and the usual status is the first of `success`.
 
     A `binary` route also has bodies of application/octet-stream. An `html` route also has a page, for browsers.
+    `example` and `request` return an example of the response and of the request. `accepts` and `returns` are the names of
+    headers of requests and of responses, and `parameters` are the schemas of path parameters by name. `tag` is the name
+    and the description of the pattern.
     """
 
     summary: str
@@ -86,6 +90,12 @@ class RouteDoc(NamedTuple):
     failures: tuple[int, ...] = ()
     binary: bool = False
     html: bool = False
+    example: Callable[[], object] | None = None
+    request: Callable[[], object] | None = None
+    accepts: tuple[str, ...] = ()
+    returns: tuple[str, ...] = ()
+    parameters: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+    tag: tuple[str, str] = ("server", "Health, readiness, metrics, and the description of the server.")
 
 
 class Schedule(NamedTuple):

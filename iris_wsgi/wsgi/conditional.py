@@ -28,7 +28,11 @@ def conditional(route: Route) -> Route:
             return response
         return response._replace(body=b"", status=304)
 
-    return route._replace(handler=handler, doc=route.doc._replace(success=(*route.doc.success, 304)))
+    doc = route.doc
+    described = doc._replace(
+        success=(*doc.success, 304), accepts=(*doc.accepts, "If-None-Match"), returns=(*doc.returns, "ETag", "Cache-Control")
+    )
+    return route._replace(handler=handler, doc=described)
 
 
 def matches(if_none_match: str, tag: str) -> bool:

@@ -7,12 +7,14 @@ import pytest
 from applications import call_wsgi
 from edge_bundles import write_bundle
 from http_clients import wait_until
+from openapi_documents import example_in, parameters_of, resolved, schema_in
 from project import MODEL
 
 from iris_wsgi import __version__
 from iris_wsgi.model.artifact import sha256
 from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi.application import METHODS, NO_CONTENT
+from iris_wsgi.wsgi.health_routes import PUBLIC_PATHS
 
 # A role with IRIS_EDGE_DIR has additional routes.
 AT_THE_EDGE = "web_single at the edge"
@@ -283,27 +285,130 @@ def test_every_array_has_items_and_every_operation_has_a_unique_name_for_code_ge
     assert len(set(names)) == len(names)
     for path, item in document["paths"].items():
         for element in item.values():
-            assert [told["name"] for told in element.get("parameters", [])] == re.findall(r"\{(\w+)\}", path)
+            in_path = [parameter["name"] for parameter in element["parameters"] if parameter.get("in") == "path"]
+            assert in_path == re.findall(r"\{(\w+)\}", path)
 
 
 def test_responses_match_the_schemas_in_the_openapi_document(role):
     from jsonschema import Draft202012Validator
 
-    paths = role.get("/openapi.json").json["paths"]
+    document = role.get("/openapi.json").json
     for path, method, route in routes_with_paths(role):
-        operation = paths[path][method.lower()]
+        operation = document["paths"][path][method.lower()]
         contents = operation["responses"][str(route.doc.success[0])].get("content", {})
         assert set(contents) == (set() if route.doc.success[0] in NO_CONTENT else {route.doc.media_type}) | (
             {"application/octet-stream"} if route.doc.binary else {"text/html"} if route.doc.html else set()
         )
         if route.doc.media_type == "application/json":
-            Draft202012Validator(contents[route.doc.media_type]["schema"]).validate(send(role, method, path, route).json)
+            schema = schema_in(document, contents[route.doc.media_type])
+            Draft202012Validator(schema).validate(send(role, method, path, route).json)
         if route.body is not None:
-            schema = operation["requestBody"]["content"]["application/json"]["schema"]
-            validator = Draft202012Validator(schema)
+            validator = Draft202012Validator(schema_in(document, operation["requestBody"]["content"]["application/json"]))
             validator.validate(entry_for(BODIES, path))
             for bad in entry_for(OTHERS, path):
                 assert not validator.is_valid(bad)
+
+
+def media_types_of(document):
+    """Yields the place, the media type, and its description, for every request and response of every operation."""
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            parts = {"request": operation.get("requestBody", {}), **operation["responses"]}
+            for name, part in parts.items():
+                part = resolved(document, part)
+                yield from ((f"{method} {path} {name}", kind, found) for kind, found in part.get("content", {}).items())
+
+
+def test_every_operation_has_valid_examples_of_its_requests_and_responses(role):
+    from jsonschema import Draft202012Validator
+
+    document = role.get("/openapi.json").json
+    for place, kind, found in media_types_of(document):
+        example = example_in(document, found)
+        if kind.endswith("json"):
+            assert example is not None, place
+            Draft202012Validator(schema_in(document, found)).validate(example)
+        elif kind.startswith("text/plain"):
+            assert isinstance(example, str), place
+
+
+# Their responses depend on the moment, on earlier requests, or on other servers.
+CHANGING = (
+    "/jobs",
+    "/cache",
+    "/stats",
+    "/readyz",
+    "/openapi.json",
+    "/training",
+    "/predict/hybrid",
+    "/ensemble/predict",
+    "/items",
+)
+
+
+def test_the_example_of_a_response_is_the_real_response_to_the_example_of_the_request(role):
+    document = role.get("/openapi.json").json
+    for path, method, route in routes_with_paths(role):
+        if route.doc.media_type != "application/json" or any(part in path for part in CHANGING):
+            continue
+        if role.name == "prep" and "/predict" in path:
+            # The other half may round differently.
+            continue
+        operation = document["paths"][path][method.lower()]
+        options = {"headers": {"Accept": "application/json"}}
+        if "requestBody" in operation:
+            body = example_in(document, operation["requestBody"]["content"]["application/json"])
+            options |= {"body": json.dumps(body).encode(), "content_type": "application/json"}
+        examples = {name: found["example"] for name, found in parameters_of(document, operation).items() if "example" in found}
+        response = role.request(path.format(**examples), method=method, **options)
+        assert response.json == example_in(document, operation["responses"]["200"]["content"]["application/json"]), path
+
+
+def test_every_operation_has_one_tag_of_its_pattern_with_a_description(role):
+    document = role.get("/openapi.json").json
+    assert all(tag["description"] for tag in document["tags"])
+    used = {tag for item in document["paths"].values() for operation in item.values() for tag in operation["tags"]}
+    assert used == {tag["name"] for tag in document["tags"]}
+
+
+def test_every_object_in_the_openapi_document_has_described_members(role):
+    document = role.get("/openapi.json").json
+    objects = [schema for schema in schemas_in(document) if schema["type"] == "object"]
+    assert objects and all({"properties", "additionalProperties"} & schema.keys() for schema in objects)
+    for _, kind, found in media_types_of(document):
+        if kind == "application/json":
+            schema = found["schema"]
+            assert "$ref" in schema or "$ref" in schema["items"]
+
+
+OF_CONTENT = {"Content-Type", "Content-Length", "Content-Encoding", "Vary"}
+OF_PAGES = {"Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy"}
+
+
+def test_every_header_of_a_response_is_described(role):
+    document = role.get("/openapi.json").json
+    for path, method, route in routes_with_paths(role):
+        response = send(role, method, path, route)
+        described = document["paths"][path][method.lower()]["responses"][str(response.status_int)]["headers"]
+        assert set(response.headers) - OF_CONTENT - OF_PAGES <= set(described), path
+
+
+def test_the_headers_of_requests_are_described_where_the_routes_use_them(role):
+    document = role.get("/openapi.json").json
+
+    def with_header(name):
+        return {
+            f"{method.upper()} {path}"
+            for path, item in document["paths"].items()
+            for method, operation in item.items()
+            if name in parameters_of(document, operation)
+        }
+
+    every = {f"{method} {path}" for path, method, _ in routes_with_paths(role)}
+    assert with_header("X-Request-ID") == every
+    assert with_header("Idempotency-Key") == every & {"POST /jobs", "POST /predict/hybrid"}
+    assert with_header("Prefer") >= every & {"GET /jobs/{id}", "POST /predict/label", "POST /v2/models/{model}/infer"}
+    assert with_header("Cache-Control") >= every & {"GET /items/{id}", "GET /items/{id}/prediction"}
 
 
 def test_every_request_has_one_line_in_the_log_without_its_values(role, log):
@@ -340,7 +445,10 @@ def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
 
 
 def test_without_a_token_only_the_root_health_readiness_and_metrics_respond(guarded):
-    doors = {"/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
+    doors = {*PUBLIC_PATHS} & guarded.table.keys()
+    assert doors == {path for path in guarded.table if path.startswith("/docs")} | (
+        {"/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
+    )
     nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
     for path in [*guarded.table, *nowhere]:
         for method in (*METHODS, "BREW"):

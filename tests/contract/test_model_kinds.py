@@ -10,6 +10,7 @@ from applications import RecordingLog
 from job_requests import run_worker
 from jsonschema import Draft202012Validator
 from metrics_text import metric_families, sample_value
+from openapi_documents import example_in, parameters_of, schema_in
 from packed_models import INTEGERS, KINDS, Answers, Input, PackedModel, answers_of, feeds_of, node, write, write_model
 
 from iris_wsgi.factory import build
@@ -288,9 +289,9 @@ def test_metrics_count_the_rows_of_each_label_and_skip_missing_values_and_string
 def contents_of(document, path, method):
     """Returns the schemas of a request and of its responses by status, in the OpenAPI document."""
     operation = document["paths"][path][method]
-    body = operation["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in operation else None
+    body = schema_in(document, operation["requestBody"]["content"]["application/json"]) if "requestBody" in operation else None
     responses = {
-        status: response["content"].get("application/json", {}).get("schema")
+        status: schema_in(document, response["content"].get("application/json"))
         for status, response in operation["responses"].items()
         if "content" in response
     }
@@ -326,6 +327,24 @@ def test_requests_and_responses_match_the_openapi_document(served):
         url = path.replace("{model}", "packed").replace("{id}", "described")
         response = app.get(url) if body is None else getattr(app, f"{method}_json")(url, body)
         Draft202012Validator(responses[str(response.status_int)]).validate(response.json)
+
+
+def test_every_example_of_the_openapi_document_is_valid_and_works(served):
+    document = served.app.get("/openapi.json").json
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            body, responses = contents_of(document, path, method)
+            for status, schema in responses.items():
+                if schema is not None:
+                    example = example_in(document, operation["responses"][status]["content"]["application/json"])
+                    Draft202012Validator(schema).validate(example)
+            if body is not None:
+                sent = example_in(document, operation["requestBody"]["content"]["application/json"])
+                Draft202012Validator(body).validate(sent)
+                examples = {name: each.get("example") for name, each in parameters_of(document, operation).items()}
+                getattr(served.app, f"{method}_json")(
+                    path.format(**examples), sent, status="*" if path.endswith("/proba") else None
+                )
 
 
 # Kinds with every kind of input and output.

@@ -225,11 +225,24 @@ def test_each_wheel_is_locked_for_both_architectures():
         )
         assert [package for package, _ in blocks] == packages
         for package, hashes in blocks:
-            assert hashes.count("--hash") == (1 if package in ("waitress", "psycopg", "redis") else 2), package
+            assert hashes.count("--hash") == (1 if package in ("waitress", "flask-swagger-ui", "psycopg", "redis") else 2), (
+                package
+            )
 
 
 def test_the_image_has_the_three_packages_of_an_install_only():
     assert lockfile.WHEEL_PACKAGES["wheels.txt"] == ["numpy", "onnxruntime", "waitress"]
+
+
+def test_of_the_api_page_the_image_has_two_compressed_files_of_less_than_a_megabyte(tmp_path):
+    spec = importlib.util.find_spec("flask_swagger_ui")
+    assert spec is not None and spec.submodule_search_locations
+    shutil.copytree(Path(spec.submodule_search_locations[0]), tmp_path / "wheels/flask_swagger_ui")
+    rootfs.copy_packages(tmp_path / "wheels", tmp_path / "root")
+    rootfs.compress_files(tmp_path / "root/flask_swagger_ui/dist", "*.css", "*.js")
+    files = [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"LICENSE", "swagger-ui-bundle.js.gz", "swagger-ui.css.gz"}
+    assert sum(path.stat().st_size for path in files) < 1_000_000
 
 
 def test_an_import_that_the_image_cannot_satisfy_is_found(tmp_path, capsys):

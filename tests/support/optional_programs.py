@@ -16,9 +16,9 @@ import pytest
 # Programs that are missing on a minimal system. Tests start them directly, through another program, or in a shell command.
 OPTIONAL = {
     "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint", "haproxy", "initdb",
-    "kubectl", "mmdebstrap", "nft", "nginx", "node", "nsenter", "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus",
-    "promtool", "ps", "psql", "redis-cli", "redis-server", "runc", "slowhttptest", "strace", "unshare", "uwsgi", "wget",
-    "fish", "zsh",
+    "kubectl", "mmdebstrap", "nft", "nginx", "node", "npm", "nsenter", "openapi-python-client", "openapi-typescript",
+    "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus", "promtool", "ps", "psql", "redis-cli", "redis-server",
+    "runc", "slowhttptest", "strace", "tsc", "unshare", "uwsgi", "wget", "fish", "zsh",
 }  # fmt: skip
 # Programs that start the program named in their arguments.
 LAUNCHERS = {"bash", "env", "script", "setpriv", "setsid", "sh", "timeout", "unshare"}

@@ -1,5 +1,6 @@
 """Roles asynchronous and worker: the job queue, its routes, and the job worker."""
 
+import json
 from contextlib import suppress
 from functools import partial
 
@@ -65,7 +66,10 @@ def create_queue(context: RoleContext) -> jobs.JobQueue:
 
 
 def job_routes(context: RoleContext, queue: jobs.JobQueue) -> list[Route]:
-    return jobs.routes(context.model, queue, context.settings.max_rows, MAX_WAIT_SECONDS)
+    def predictions() -> object:
+        return json.loads(Encoder(context.outputs).batch(context.sample.outputs))
+
+    return jobs.routes(context.model, context.outputs, queue, context.settings.max_rows, MAX_WAIT_SECONDS, predictions)
 
 
 def create_worker(context: RoleContext, metrics: JobMetrics) -> JobWorker:

@@ -6,13 +6,13 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from iris_wsgi import errors
 from iris_wsgi.codec.json_documents import encode_json
-from iris_wsgi.codec.model_schema import Array, RowSchema
+from iris_wsgi.codec.model_schema import Array, OutputSchema, RowSchema
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, JobError
 from iris_wsgi.model.predictor import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.asynchronous.job import DONE, ID_PATTERN, STATES, Job, JobExpired, JobStore, KeyConflict, QueueFull, Stop
-from iris_wsgi.patterns.asynchronous.job_codec import accepted, href, pack_rows, record
+from iris_wsgi.patterns.asynchronous.job_codec import accepted, href, model_identity, pack_rows, record
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.wsgi import openapi
@@ -33,12 +33,19 @@ T = TypeVar("T")
 is_id = re.compile(ID_PATTERN).fullmatch
 is_key = re.compile(r"[ -~]{1,255}").fullmatch
 STATUS: dict[str, object] = {"type": "string", "enum": list(STATES)}
-ACCEPTED = openapi.closed(id=openapi.TEXT, status=STATUS, href=openapi.TEXT)
-RECORD: dict[str, object] = {
-    "type": "object",
-    "required": ["id", "status", "href", "attempts", "created", "started", "finished"],
-    "properties": {"status": STATUS},
-}
+ACCEPTED = openapi.Component("AcceptedJob", openapi.closed(id=openapi.TEXT, status=STATUS, href=openapi.TEXT))
+IDENTITY = openapi.Component("ModelIdentity", openapi.closed(name=openapi.TEXT, version=openapi.TEXT, digest=openapi.TEXT))
+OVERVIEW = openapi.Component(
+    "JobCounts",
+    openapi.closed(
+        jobs=openapi.closed(**dict.fromkeys(STATES, openapi.COUNT)), oldest_queued_seconds={"type": ["number", "null"]}
+    ),
+)
+TAG = "asynchronous", "Jobs: rows are submitted now, and a worker predicts them later."
+# Of the jobs in examples.
+EXAMPLE_ID = "j0123456789abcdefABCDEF"
+EXAMPLE = {"id": EXAMPLE_ID, "status": "queued", "href": href(EXAMPLE_ID)}
+JOB_ID = {"id": {"type": "string", "pattern": f"^{ID_PATTERN}$", "examples": [EXAMPLE_ID]}}
 
 
 class JobQueue(NamedTuple):
@@ -72,8 +79,40 @@ class JobQueue(NamedTuple):
             raise problem(error) from None
 
 
-def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) -> list[Route]:
-    """Returns the routes of jobs. A long poll lasts at most `wait_seconds`."""
+def provisional_schema(outputs: OutputSchema) -> openapi.Schema:
+    """Returns the schema of the provisional prediction of the fast model, which may be missing."""
+    fields = openapi.prediction(outputs)
+    fields.pop("classes", None)
+    return openapi.nullable(openapi.Component("Provisional", openapi.closed(model=IDENTITY, **fields)))
+
+
+def record_schema(outputs: OutputSchema) -> openapi.Schema:
+    """Returns the schema of a job. A job of the pattern sync-async has a provisional prediction too."""
+    known = openapi.required(
+        id=openapi.TEXT,
+        status=STATUS,
+        href=openapi.TEXT,
+        attempts=openapi.COUNT,
+        created=openapi.TIME,
+        started=openapi.TIME,
+        finished=openapi.TIME,
+    )
+    more = {"provisional": provisional_schema(outputs), "degraded": openapi.FLAG, "agrees": openapi.FLAG}
+    result = {"error": openapi.TEXT, "model": IDENTITY, "result": openapi.batch(outputs)}
+    return openapi.Component("Job", openapi.with_optional(known, **more, **result))
+
+
+def record_example(model: Graph, predictions: Callable[[], object], status: str = "succeeded") -> dict[str, object]:
+    """Returns an example of a job that is done."""
+    times = dict.fromkeys(("created", "started", "finished"), openapi.EXAMPLE_TIME)
+    job = {**EXAMPLE, "status": status, "attempts": 1, **times}
+    return job if status != "succeeded" else {**job, "model": model_identity(model), "result": predictions()}
+
+
+def routes(
+    model: Graph, outputs: OutputSchema, queue: JobQueue, max_rows: int, wait_seconds: float, predictions: Callable[[], object]
+) -> list[Route]:
+    """Returns the routes of jobs. A long poll lasts at most `wait_seconds`. `predictions` returns a result as an example."""
 
     def post(request: Request) -> Response:
         rows = decode_rows(request.body, model.schema, max_rows, f"submit several jobs of up to {max_rows} rows")
@@ -101,16 +140,40 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
         return Response(encode_json({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}), headers=(NO_STORE,))
 
     job, pooled = "/jobs/{id}", Schedule(NEVER)
-    submit_doc = RouteDoc("Submits rows for a later prediction", ACCEPTED, success=(202,), failures=(503,))
-    overview_doc = RouteDoc("Returns the number of jobs in each state", openapi.OBJECT, failures=(503,))
-    get_doc = RouteDoc(GET_SUMMARY, RECORD, failures=(404, 410, 503))
-    delete_doc = RouteDoc("Cancels a job that is not done", RECORD, failures=(404, 409, 410, 503))
-    return [
+    submit_doc = RouteDoc(
+        "Submits rows for a later prediction",
+        ACCEPTED,
+        success=(202,),
+        failures=(503,),
+        example=lambda: EXAMPLE,
+        accepts=("Idempotency-Key", "Prefer"),
+        returns=("Location", "Cache-Control"),
+    )
+    overview_doc = RouteDoc("Returns the number of jobs in each state", OVERVIEW, failures=(503,), returns=("Cache-Control",))
+    found = ("X-Model-Digest", "Retry-After", "Preference-Applied", "Cache-Control")
+    get_doc = RouteDoc(
+        GET_SUMMARY,
+        record_schema(outputs),
+        failures=(404, 410, 503),
+        example=lambda: record_example(model, predictions),
+        accepts=("Prefer",),
+        returns=found,
+        parameters=JOB_ID,
+    )
+    delete_doc = get_doc._replace(
+        summary="Cancels a job that is not done",
+        failures=(404, 409, 410, 503),
+        example=lambda: record_example(model, predictions, "cancelled"),
+        accepts=(),
+        returns=("Retry-After", "Cache-Control"),
+    )
+    table = [
         Route("POST", "/jobs", post, submit_doc, openapi.rows(model, max_rows), pooled),
         Route("GET", "/jobs", overview, overview_doc, schedule=pooled),
         Route("GET", job, get, get_doc, schedule=Schedule(NEVER, max_wait_seconds=wait_seconds)),
         Route("DELETE", job, delete, delete_doc, schedule=pooled),
     ]
+    return openapi.tagged(*TAG, table)
 
 
 def id_of(request: Request) -> str:

@@ -35,6 +35,12 @@ UNKNOWN = "Item not found."
 INVALID_ID = "Item not found: an id is 1 to 64 letters, digits, - and _."
 TOO_MANY_ROWS = "send one row in a request"
 
+TAG = "data cache", "Items by id, with a cache in front of their database."
+RETURNS = ("Cache-Status", "Cache-Control")
+VERSION: openapi.Schema = {"type": "integer", "minimum": 1}
+# The first training row.
+ITEM_ID = {"id": {"type": "string", "pattern": f"^{ID_PATTERN}$", "examples": ["0000"]}}
+
 is_id = re.compile(ID_PATTERN).fullmatch
 Header = tuple[str, str]
 
@@ -70,31 +76,40 @@ def routes(model: Graph, outputs: OutputSchema, cache: ItemCache) -> list[Route]
 
         return look
 
-    path, row, written = (
-        "/items/{id}",
-        openapi.rows(model, 1),
-        RouteDoc(WRITE, item_schema(model), success=(200, 201), failures=(404, 503)),
+    path, row, item = "/items/{id}", openapi.rows(model, 1), item_schema(model)
+    written = RouteDoc(WRITE, item, success=(200, 201), failures=(404, 503), returns=("Location", *RETURNS), parameters=ITEM_ID)
+    read = RouteDoc(
+        "Features of an item",
+        item,
+        failures=(404, 503, 504),
+        accepts=("Cache-Control", "Prefer"),
+        returns=("Age", *RETURNS),
+        parameters=ITEM_ID,
     )
-    return [
-        Route("GET", path, get, RouteDoc("Features of an item", item_schema(model), failures=(404, 503, 504)),
-              schedule=Schedule(NEVER, is_cached(ITEM))),
+    predicted = read._replace(
+        summary="Prediction of an item",
+        response=prediction_schema(outputs),
+        failures=(404, 409, 503, 504),
+        returns=("X-Model-Digest", *read.returns),
+    )
+    table = [
+        Route("GET", path, get, read, schedule=Schedule(NEVER, is_cached(ITEM))),
         Route("PUT", path, put, written, row, Schedule(NEVER)),
-        Route("GET", f"{path}/prediction", prediction,
-              RouteDoc("Prediction of an item", prediction_schema(outputs), failures=(404, 409, 503, 504)),
-              schedule=Schedule(NEVER, is_cached(PREDICTION))),
-    ]  # fmt: skip
+        Route("GET", f"{path}/prediction", prediction, predicted, schedule=Schedule(NEVER, is_cached(PREDICTION))),
+    ]
+    return openapi.tagged(*TAG, table)
 
 
 def item_schema(model: Graph) -> openapi.Schema:
     # An item of an older model may have another number of features.
     kinds = [openapi.value(feature) for feature in model.features]
-    row = openapi.listed(kinds[0] if all(kind == kinds[0] for kind in kinds) else {}, 1, 1_000_000)
-    return openapi.closed(id=openapi.TEXT, version={"type": "integer", "minimum": 1}, data=openapi.listed(row, 1, 1))
+    row = openapi.listed(kinds[0] if all(kind == kinds[0] for kind in kinds) else openapi.VALUE, 1, 1_000_000)
+    data = openapi.listed(openapi.Component("ItemRow", row), 1, 1)
+    return openapi.Component("Item", openapi.closed(id=openapi.TEXT, version=VERSION, data=data))
 
 
 def prediction_schema(outputs: OutputSchema) -> openapi.Schema:
-    number = {"type": "integer", "minimum": 1}
-    return openapi.closed(id=openapi.TEXT, version=number, **openapi.prediction(outputs))
+    return openapi.Component("ItemPrediction", openapi.closed(id=openapi.TEXT, version=VERSION, **openapi.prediction(outputs)))
 
 
 def id_of(request: Request) -> str:

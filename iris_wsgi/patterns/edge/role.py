@@ -1,5 +1,6 @@
 """Pattern edge AI: the server sends a bundle to browsers and devices, and collects their reports."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,6 +27,7 @@ POLICY = content_security_policy(
 # The content at a URL with its digest never changes.
 FOREVER = ("Cache-Control", "public, max-age=31536000, immutable")
 VARY = ("Vary", "Accept-Encoding")
+TAG = "edge", "The bundle that predicts in a browser or on a device, and the reports of devices."
 
 digest_in = re.compile(r"(?:\A|&)sha256=([0-9a-f]{64})(?:&|\Z)").search
 
@@ -47,23 +49,34 @@ def routes(context: RoleContext) -> list[Route]:
         "edge_predictions_total", "Predictions reported by edge devices, by label.", "label", labels
     )
     receive = receiver(labels, reported, ReportDeduplicator(context.registry.memory.reports), context.log)
-    return [
+    report = report_schema(labels)
+    table = [
         # A relative reference is valid with any URL prefix.
         Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "edge/"),)),
-              RouteDoc("Redirects to the edge page", openapi.TEXT, "text/plain", (308,))),
+              RouteDoc("Redirects to the edge page", openapi.TEXT, "text/plain", (308,), example=str, returns=("Location",))),
         file_route("/edge/", bundle[INDEX]),
         *(file_route(f"/edge/{path}", file) for path, file in bundle.items()),
         Route("POST", "/edge/telemetry", receive,
-              RouteDoc("Receives counts of predictions from edge devices", openapi.TEXT, "text/plain", (204,)),
-              report_schema(labels)),
+              RouteDoc("Receives counts of predictions from edge devices", openapi.TEXT, "text/plain", (204,),
+                       request=lambda: report_example(labels), returns=("Cache-Control",)), report),
     ]  # fmt: skip
+    return openapi.tagged(*TAG, table)
 
 
 def file_route(path: str, file: StaticFile) -> Route:
     """Returns a route that never accesses the file system. The I/O loop handles it, because the file is in memory."""
-    schema = openapi.OBJECT if file.media == JSON else openapi.BYTES
-    summary = f"A file of the edge bundle: {path.removeprefix('/edge/') or 'its page'}"
-    return Route("GET", path, file_handler(file), RouteDoc(summary, schema, file.media, (200, 206, 304), (416,)))
+    is_json = file.media == JSON
+    doc = RouteDoc(
+        f"A file of the edge bundle: {path.removeprefix('/edge/') or 'its page'}",
+        openapi.DOCUMENT if is_json else openapi.TEXT if file.media.startswith("text/") else openapi.BYTES,
+        file.media,
+        (200, 206, 304),
+        (416,),
+        example=(lambda: json.loads(bytes(file.content))) if is_json else None,
+        accepts=("If-None-Match", "Range"),
+        returns=("ETag", "Cache-Control", "Accept-Ranges", "Content-Range", "Vary"),
+    )
+    return Route("GET", path, file_handler(file), doc)
 
 
 def file_handler(file: StaticFile) -> Handler:
@@ -108,4 +121,8 @@ def report_schema(labels: Labels) -> openapi.Schema:
     day: openapi.Schema = {"type": "string", "format": "date"}
     label: openapi.Schema = {"type": "string", "enum": list(labels)}
     counts = openapi.listed(openapi.closed(day=day, label=label, count=count), 1, MAX_COUNTS)
-    return openapi.closed(key={"type": "string", "pattern": f"^{KEY}$"}, counts=counts)
+    return openapi.Component("EdgeReport", openapi.closed(key={"type": "string", "pattern": f"^{KEY}$"}, counts=counts))
+
+
+def report_example(labels: Labels) -> dict[str, object]:
+    return {"key": openapi.EXAMPLE_ID, "counts": [{"day": openapi.EXAMPLE_DAY, "label": labels[0], "count": 3}]}

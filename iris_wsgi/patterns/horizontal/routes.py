@@ -12,6 +12,8 @@ from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 INLINE_BYTES, POOL = 4096, -1
+TAG = "horizontal", "An ensemble of members that know one species each."
+STATUS: openapi.Schema = {"type": "string", "enum": ["complete", "partial"]}
 
 
 def routes(model: Graph, members: EnsembleMembers, abstain_below: float, seconds: float, remote: bool) -> list[Route]:
@@ -45,17 +47,31 @@ def routes(model: Graph, members: EnsembleMembers, abstain_below: float, seconds
         }
         return Response(encode_json(document))
 
-    return [
+    health_doc = RouteDoc(
+        "Which members are available",
+        health_schema(members.names),
+        failures=(503,),
+        example=lambda: health_example(members.names, members.quorum),
+    )
+    table = [
         Route(
             "POST",
             "/ensemble/predict",
             predict,
-            RouteDoc("Species of one row, by the votes of the members", response_schema(members.names), failures=(503,)),
+            RouteDoc(
+                "Species of one row, by the votes of the members",
+                response_schema(members.names),
+                failures=(503,),
+                example=lambda: response_example(members.names, model.digest),
+                accepts=("Prefer",),
+                returns=("X-Model-Digest",),
+            ),
             openapi.rows(model, 1),
             Schedule(POOL if remote else INLINE_BYTES, calls_upstream=remote),
         ),
-        Route("GET", "/ensemble/health", health, RouteDoc("Which members are available", openapi.OBJECT, failures=(503,))),
+        Route("GET", "/ensemble/health", health, health_doc),
     ]
+    return openapi.tagged(*TAG, table)
 
 
 def vote_document(vote: Vote) -> dict[str, object]:
@@ -85,10 +101,37 @@ def too_few(members: EnsembleMembers, reasons: Sequence[str | None]) -> str:
 def response_schema(names: Sequence[str]) -> openapi.Schema:
     number: openapi.Schema = {"type": "number"}
     name: openapi.Schema = {"type": "string", "enum": list(names)}
-    prediction = openapi.closed(label={"enum": [*names, None]}, probability=number)
-    return openapi.closed(
-        prediction=prediction,
-        status={"type": "string", "enum": ["complete", "partial"]},
-        missing=openapi.listed(name, 0, len(names)),
-        members={"type": "object", "propertyNames": name, "additionalProperties": openapi.OBJECT},
+    prediction = openapi.closed(label=openapi.nullable(openapi.Component("Species", name)), probability=number)
+    vote = {
+        "type": "object",
+        "properties": {"probability": number, "digest": openapi.TEXT, "error": openapi.TEXT},
+        "additionalProperties": False,
+    }
+    members = openapi.closed(**dict.fromkeys(names, openapi.Component("Vote", vote)))
+    return openapi.Component(
+        "EnsemblePrediction",
+        openapi.closed(
+            prediction=prediction, status=STATUS, missing=openapi.listed(openapi.TEXT, 0, len(names)), members=members
+        ),
     )
+
+
+def response_example(names: Sequence[str], digest: str) -> dict[str, object]:
+    votes = [{"probability": 0.98 if i == 0 else 0.01, "digest": digest} for i in range(len(names))]
+    prediction = {"label": names[0], "probability": 0.98}
+    return {
+        "prediction": prediction,
+        "status": "complete",
+        "missing": [],
+        "members": dict(zip(names, votes, strict=True)),
+    }
+
+
+def health_schema(names: Sequence[str]) -> openapi.Schema:
+    state = openapi.Component("MemberState", openapi.closed(up=openapi.FLAG, why={"type": ["string", "null"]}))
+    members = openapi.closed(**dict.fromkeys(names, state))
+    return openapi.Component("EnsembleHealth", openapi.closed(status=STATUS, quorum=openapi.COUNT, members=members))
+
+
+def health_example(names: Sequence[str], quorum: int) -> dict[str, object]:
+    return {"status": "complete", "quorum": quorum, "members": {name: {"up": True, "why": None} for name in names}}

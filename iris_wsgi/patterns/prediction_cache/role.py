@@ -22,17 +22,22 @@ NOT_CLEARED = (
 )
 COUNT = {"type": "integer", "minimum": 0}
 COUNTS = {"type": "object", "additionalProperties": COUNT}
-STATE = openapi.closed(
-    model=openapi.TEXT,
-    limit_bytes=COUNT,
-    seconds={"type": "number"},
-    second_level={"type": "boolean"},
-    entries=COUNT,
-    bytes=COUNT,
-    rows=COUNTS,
-    evictions=COUNTS,
-    shared_failures=COUNT,
+STATE = openapi.Component(
+    "CacheState",
+    openapi.closed(
+        model=openapi.TEXT,
+        limit_bytes=COUNT,
+        seconds={"type": "number"},
+        second_level={"type": "boolean"},
+        entries=COUNT,
+        bytes=COUNT,
+        rows=COUNTS,
+        evictions=COUNTS,
+        shared_failures=COUNT,
+    ),
 )
+CLEARED = openapi.Component("CacheCleared", openapi.closed(cleared=openapi.TRUE))
+TAG = "prediction cache", "A cache in front of the model, whose hits and misses are in Cache-Status."
 # How often an idle process looks for a clear by another process or, in the second level, by another pod.
 SYNC_SECONDS = 1.0
 
@@ -65,14 +70,17 @@ def namespace_of(model: Graph, outputs: OutputSchema) -> bytes:
 def routes(cache: PredictionCache, digest: str) -> list[Route]:
     """`digest` is that of the cached model."""
 
-    def state(_: Request) -> Response:
+    def totals() -> dict[str, object]:
         found = {
             "model": digest,
             "limit_bytes": cache.store.entries.max_bytes,
             "seconds": cache.store.ttl,
             "second_level": cache.tier is not None,
         }
-        return Response(encode_json(found | dict(cache.store.metrics.totals())))
+        return found | dict(cache.store.metrics.totals())
+
+    def state(_: Request) -> Response:
+        return Response(encode_json(totals()))
 
     def clear(_: Request) -> Response:
         try:
@@ -81,18 +89,20 @@ def routes(cache: PredictionCache, digest: str) -> list[Route]:
             raise ServiceUnavailable(NOT_CLEARED) from None
         return Response(encode_json({"cleared": True}))
 
-    return [
-        Route("GET", "/cache", state, RouteDoc("State of the prediction cache, over all processes of this server", STATE)),
+    summary = "State of the prediction cache, over all processes of this server"
+    table = [
+        Route("GET", "/cache", state, RouteDoc(summary, STATE, example=totals)),
         Route(
             "DELETE",
             "/cache",
             clear,
             RouteDoc(
                 "Clear the prediction cache in all processes, and in the second level if there is one",
-                openapi.OBJECT,
+                CLEARED,
                 failures=(503,) if cache.tier else (),
             ),
             # The second level may block.
             schedule=Schedule(-1 if cache.tier else 0),
         ),
     ]
+    return openapi.tagged(*TAG, table)

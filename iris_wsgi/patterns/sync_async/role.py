@@ -5,22 +5,24 @@ from time import monotonic
 
 from iris_wsgi import errors
 from iris_wsgi.codec.json_documents import encode_json
-from iris_wsgi.codec.model_schema import CLASSIFIER, Array
+from iris_wsgi.codec.model_schema import CLASSIFIER, Array, OutputSchema
 from iris_wsgi.codec.rows import Encoder, decode_rows
 from iris_wsgi.errors import RETRY_AFTER
 from iris_wsgi.model.companions import load_fast
 from iris_wsgi.model.predictor import NEVER, Predict, PredictContext, RunWatchdog, within_deadline
 from iris_wsgi.model.session import Model
 from iris_wsgi.observability.log import Log
+from iris_wsgi.patterns.asynchronous.job import STATES
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note
 from iris_wsgi.patterns.asynchronous.role import create_queue, job_routes
-from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue
+from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue, provisional_schema
 from iris_wsgi.services import RoleContext
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule
 
 BOTH_FAILED = "The fast model failed, and no job was submitted for the full model. " + DOWN
+TAG = "sync-async", "A provisional prediction of the fast model now, and a job of the full model."
 SUMMARY = "Predicts a row with the fast model at once, and submits a job for the full model"
 
 
@@ -82,5 +84,21 @@ def hybrid_route(model: Model, predict: Predict, queue: JobQueue, log: Log, esca
         status, job_id = 200 if first else 202, final.get("id", "")
         return Response(encode_json(document), status=status, headers=tuple(headers), rows=1, job=job_id)
 
-    doc = RouteDoc(SUMMARY, openapi.OBJECT, success=(200, 202), failures=(503,))
+    doc = RouteDoc(
+        SUMMARY,
+        hybrid_schema(model.outputs),
+        success=(200, 202),
+        failures=(503,),
+        accepts=("Idempotency-Key", "Prefer"),
+        returns=("Location", "X-Model-Digest", "Cache-Control"),
+        tag=TAG,
+    )
     return Route("POST", "/predict/hybrid", post, doc, openapi.rows(model, 1), Schedule(NEVER))
+
+
+def hybrid_schema(outputs: OutputSchema) -> openapi.Schema:
+    """Returns the schema of a response. `final` has the job of the full model, unless there is none."""
+    status: openapi.Schema = {"type": "string", "enum": [*STATES, "confident", "unavailable"]}
+    final = openapi.with_optional(openapi.required(status=status), id=openapi.TEXT, href=openapi.TEXT)
+    fields = {"provisional": provisional_schema(outputs), "final": openapi.Component("FinalPrediction", final)}
+    return openapi.Component("HybridPrediction", openapi.closed(**fields, degraded=openapi.FLAG))

@@ -1,6 +1,8 @@
 """Routes of KServe v1: `{"instances": [[…], …]}` to rows, and predictions to `{"predictions": [[…], …]}`."""
 
+import json
 from collections.abc import Callable, Mapping
+from math import inf
 
 from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, decode_json, encode_json, levels, too_deep
 from iris_wsgi.codec.model_schema import Array, RowSchema
@@ -10,7 +12,7 @@ from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
 from iris_wsgi.patterns.synchronous.statistics import StageTimer
-from iris_wsgi.wsgi import openapi
+from iris_wsgi.patterns.synchronous.v2_routes import path_parameters
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 PATHS = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
@@ -22,7 +24,8 @@ def routes(
 ) -> list[Route]:
     """Returns the routes over the models by name."""
     schedule = Schedule(latency.inline_bytes(INLINE_BYTES, ROW_BYTES))
-    names = Response(encode_json({"models": list(models)}))
+    listed = {"models": list(models)}
+    names, first, parameters = Response(encode_json(listed)), next(iter(models)), path_parameters(models)
 
     def ready(request: Request) -> Response:
         model = find(models, request)
@@ -33,16 +36,34 @@ def routes(
     def predict(request: Request) -> Response:
         return predict_v1(find(models, request), request, max_rows)
 
-    ready_doc = RouteDoc("Readiness of a model", openapi.OBJECT, failures=(404, 503))
-    predict_doc = RouteDoc("Probabilities, scores, or values of rows, as a list per row", schemas.PREDICTIONS, failures=(404,))
+    ready_doc = RouteDoc(
+        "Readiness of a model",
+        schemas.MODEL_READY,
+        failures=(404, 503),
+        example=lambda: {"name": first, "ready": True},
+        parameters=parameters,
+    )
+    predict_doc = RouteDoc(
+        "Probabilities, scores, or values of rows, as a list per row",
+        schemas.PREDICTIONS,
+        failures=(404,),
+        accepts=("Prefer",),
+        returns=("X-Model-Digest", "Vary"),
+        parameters=parameters,
+    )
     instances = schemas.instances(feature for model in models.values() for feature in model.schema.features)
-    table = [Route("GET", "/v1/models", lambda _: names, RouteDoc("Names of the models", openapi.OBJECT))]
+    table = [Route("GET", "/v1/models", lambda _: names, RouteDoc("Names of the models", schemas.NAMES, example=lambda: listed))]
     for path in PATHS:
         table += [
             Route("GET", path, ready, ready_doc),
             Route("POST", f"{path}:predict", predict, predict_doc, instances, schedule, any_content_type=True),
         ]
     return table
+
+
+def response_example(model: ServedModel, rows: Array) -> object:
+    """Returns the response to a request with these rows."""
+    return json.loads(encode_v1(model.infer_rows(rows, inf)[model.values]))
 
 
 def predict_v1(model: ServedModel, request: Request, max_rows: int) -> Response:

@@ -1,16 +1,19 @@
 """Routes of the Open Inference Protocol v2, with Triton's configuration, statistics, and repository index."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 from iris_wsgi import __version__
 from iris_wsgi.codec.json_documents import encode_json
+from iris_wsgi.codec.model_schema import Array
 from iris_wsgi.codec.v2_request import HEADER, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.errors import JSON, ServiceUnavailable
 from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
-from iris_wsgi.patterns.synchronous.statistics import StageTimer
+from iris_wsgi.patterns.synchronous.statistics import STAGES, StageTimer
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
 
@@ -51,33 +54,72 @@ def routes(models: Models, readiness_problem: Callable[[], str | None], max_rows
         found = [find(models, request)] if "model" in request.parameters else list(models.values())
         return Response(encode_json({"model_stats": [statistics_of(model) for model in found]}))
 
-    server, names = Response(encode_json(SERVER)), Response(encode_json({"models": list(models)}))
-    index = Response(encode_json([index_entry(model) for model in models.values()]))
+    listed, entries = {"models": list(models)}, [index_entry(model) for model in models.values()]
+    server, names, index = Response(encode_json(SERVER)), Response(encode_json(listed)), Response(encode_json(entries))
     model_ready = if_ready(constant(lambda model: {"name": model.signature.name, "ready": True}))
     metadata, config = constant(metadata_of), constant(lambda model: configuration_of(model, max_rows))
 
-    def get(path: str, handler: Handler, summary: str, schema: openapi.Schema, failures: tuple[int, ...] = ()) -> Route:
-        return Route("GET", path, handler, RouteDoc(summary, schema, failures=failures))
+    first, parameters = next(iter(models.values())), path_parameters(models)
 
-    infer_doc = RouteDoc("Outputs of a model", schemas.RESPONSE, failures=(404,), binary=True)
-    index_doc = RouteDoc("Models with their versions and states", schemas.INDEX)
+    def get(path: str, handler: Handler, summary: str, schema: openapi.Schema, example: object, *failures: int) -> Route:
+        doc = RouteDoc(summary, schema, failures=failures, example=lambda: example, parameters=parameters)
+        return Route("GET", path, handler, doc)
+
+    infer_doc = RouteDoc(
+        "Outputs of a model",
+        schemas.RESPONSE,
+        failures=(404,),
+        binary=True,
+        accepts=("Prefer", HEADER),
+        returns=("X-Model-Digest", HEADER, "Vary"),
+        parameters=parameters,
+    )
+    index_doc = RouteDoc("Models with their versions and states", schemas.INDEX, example=lambda: entries)
+    stats, ready = {"model_stats": [statistics_example(first)]}, {"name": first.signature.name, "ready": True}
     table = [
-        get("/v2/health/live", lambda _: LIVE, "Liveness", openapi.OBJECT),
-        get("/v2/health/ready", if_ready(lambda _: READY), "Readiness for traffic", openapi.OBJECT, (503,)),
-        *(get(path, lambda _: server, "Name, version, and extensions", schemas.SERVER) for path in ("/v2", "/v2/")),
-        get("/v2/models", lambda _: names, "Names of the models", openapi.OBJECT),
-        get("/v2/models/stats", statistics, "Statistics of all models", schemas.STATISTICS),
+        get("/v2/health/live", lambda _: LIVE, "Liveness", schemas.LIVE, {"live": True}),
+        get("/v2/health/ready", if_ready(lambda _: READY), "Readiness for traffic", schemas.READY, {"ready": True}, 503),
+        *(get(path, lambda _: server, "Name, version, and extensions", schemas.SERVER, SERVER) for path in ("/v2", "/v2/")),
+        get("/v2/models", lambda _: names, "Names of the models", schemas.NAMES, listed),
+        get("/v2/models/stats", statistics, "Statistics of all models", schemas.STATISTICS, stats),
         Route("POST", "/v2/repository/index", lambda _: index, index_doc),
     ]
+    shown, configured = metadata_of(first), configuration_of(first, max_rows)
     for path in PATHS:
         table += [
-            get(path, metadata, "Inputs and outputs of a model", schemas.METADATA, (404,)),
-            get(f"{path}/ready", model_ready, "Readiness of a model", openapi.OBJECT, (404, 503)),
-            get(f"{path}/config", config, "Configuration of a model, in Triton's format", schemas.CONFIG, (404,)),
-            get(f"{path}/stats", statistics, "Statistics of a model", schemas.STATISTICS, (404,)),
+            get(path, metadata, "Inputs and outputs of a model", schemas.METADATA, shown, 404),
+            get(f"{path}/ready", model_ready, "Readiness of a model", schemas.MODEL_READY, ready, 404, 503),
+            get(f"{path}/config", config, "Configuration of a model, in Triton's format", schemas.CONFIG, configured, 404),
+            get(f"{path}/stats", statistics, "Statistics of a model", schemas.STATISTICS, stats, 404),
             Route("POST", f"{path}/infer", infer, infer_doc, schemas.REQUEST, schedule, any_content_type=True),
         ]
     return table
+
+
+def path_parameters(models: Models) -> dict[str, openapi.Schema]:
+    """Returns the schemas of the parameters in paths. Their examples are the first model and its version."""
+    versions = sorted({model.signature.version for model in models.values()})
+    model: openapi.Schema = {"type": "string", "examples": list(models)}
+    version: openapi.Schema = {"type": "string", "examples": versions}
+    return {"model": model, "version": version}
+
+
+def request_example(model: ServedModel, rows: Array) -> dict[str, object]:
+    """Returns an inference request with the first of the rows [n, features]."""
+    values = model.schema.to_values(rows)[0]
+    inputs = []
+    for spec in model.signature.inputs:
+        width = spec.shape[1] if len(spec.shape) > 1 else 1
+        data, values = values[:width], values[width:]
+        inputs.append({"name": spec.name, "datatype": spec.datatype, "shape": [1, *spec.shape[1:]], "data": data})
+    return {"inputs": inputs}
+
+
+def response_example(model: ServedModel, rows: Array) -> object:
+    """Returns the response to this request."""
+    body = json.dumps(request_example(model, rows)).encode()
+    inference = decode_infer(body, None, model.signature, 1)
+    return json.loads(encode_infer(inference, model.signature, model.infer(inference.inputs, inf))[0])
 
 
 def infer_v2(model: ServedModel, request: Request, max_rows: int) -> Response:
@@ -144,6 +186,13 @@ def dims(shape: Sequence[int]) -> dict[str, object]:
 
 def statistics_of(model: ServedModel) -> object:
     return {"name": model.signature.name, "version": model.signature.version, **model.statistics.document()}
+
+
+def statistics_example(model: ServedModel) -> object:
+    """Returns the statistics of a model that has predicted one row."""
+    stages = {stage: {"count": 1, "ns": 100_000} for stage in STAGES}
+    counts = {"inference_count": 1, "execution_count": 1, "inference_stats": stages}
+    return {"name": model.signature.name, "version": model.signature.version, **counts}
 
 
 def index_entry(model: ServedModel) -> object:
