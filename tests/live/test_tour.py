@@ -151,6 +151,7 @@ def test_with_a_custom_model_without_companions_the_other_patterns_are_not_serve
     assert f"run bin/edge build{option}, and restart bin/serve{option}\n" in result.stdout
 
 
+@pytest.mark.long
 def test_without_a_bundle_the_last_line_says_how_to_get_one(run):
     result = tour(run().url)
     assert unserved_patterns(result).keys() == {"edge AI"}
