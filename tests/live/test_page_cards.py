@@ -398,6 +398,19 @@ def test_the_first_half_asks_the_second_and_counts_its_calls(window, run):
     assert "/predict' -H" in code(page, "prep-pred", "curl")
 
 
+def test_the_page_works_behind_a_proxy_that_blocks_metrics_and_readiness(window, run):
+    window.command("Network.setBlockedURLs", urls=["*/metrics", "*/readyz"])
+    try:
+        page = open_cards(window, run("--role", "web_single", "--max-rows", "2").url)
+        press(page, "batch", "Score")
+        # Three rows are sent in pieces of two.
+        result(page, "batch", "3 rows")
+        assert page.text("#health") == "health unknown" and page.text("#label") == "setosa"
+        assert not page.find("#batch .figures").is_displayed()
+    finally:
+        window.command("Network.setBlockedURLs", urls=[])
+
+
 def test_without_an_edge_bundle_the_card_says_how_to_get_one(window, run):
     page = open_cards(window, run().url)
     assert "Run bin/edge build, and start bin/serve again." in page.text("#edge-AI .note")

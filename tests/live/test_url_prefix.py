@@ -221,7 +221,7 @@ def test_a_server_without_trusted_proxies_ignores_the_header(run):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("role", ["web_single", "synchronous"])
+@pytest.mark.parametrize("role", ["web_single", "asynchronous"])
 def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
     server = run("--role", role)
     with nginx(tmp_path / "nginx", server.url) as url, open_browser(require_program) as page:
@@ -231,6 +231,9 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
             assert page.text("#label") == "setosa" and f"{url}/predict/proba" in page.find("#curl").get_property("textContent")
         else:
             page.wait_until(lambda: page.find_all("#routes a"), "the routes are there")
+            page.wait_until(lambda: page.find_all("#asynchronous form button"), "the form is there")
+            page.find("#asynchronous form button").click()
+            page.wait_until(lambda: page.find_all("#asynchronous .steps"), "the job is queued")
         link_targets = [element.get_property("href") for element in page.find_all("main a, footer a")]
         assert link_targets and all(target.startswith(f"{url}/") for target in link_targets)
         assert all(requested.startswith(f"{url}/") for requested in page.requested_urls()) and page.console_messages() == []

@@ -170,13 +170,15 @@ function sampleRow(route) {
   const given = [media.example, ...Object.values(media.examples || {}).map(one => one.value)];
   const example = given.map(one => one && (one.data || one.instances)).find(Array.isArray);
   if (example && Array.isArray(example[0])) return example[0];
-  const { data } = resolved(media.schema).properties || {}, rows = resolved(resolved(data).items), kinds = rows.anyOf || [rows];
+  const rows = resolved(rowsIn(media).items), kinds = rows.anyOf || [rows];
   const list = kinds.map(resolved).find(kind => kind.type === "array");
   const named = kinds.map(resolved).find(kind => kind.type === "object"), names = named ? Object.keys(named.properties || {}) : [];
   if (names.join() === "sepal_length,sepal_width,petal_length,petal_width") return FLOWERS.versicolor;
   return names.length ? names.map(name => zeroOf(resolved(named.properties[name]).type)) : new Array(list ? list.minItems : 1).fill(0);
 }
 
+const rowsIn = media => resolved((resolved(media.schema).properties || {}).data);
+const maxRows = () => rowsIn(contentOf(state.api.paths["/predict/batch"].post)).maxItems || 1000;
 const contentOf = operation => resolved(operation.requestBody).content["application/json"];
 const zeroOf = type => ({ string: "", boolean: false })[[type].flat()[0]] ?? 0;
 
@@ -504,7 +506,7 @@ function batch(one) {
 
 // Sends the rows in pieces, and shows the first predictions with a link to all of them.
 async function scoreAll(one, rows) {
-  const mine = ++one.latest, width = state.model.features.length, size = Math.max(1, Math.min(1000, Math.floor(20000 / width))), results = [], began = performance.now();
+  const mine = ++one.latest, size = Math.max(1, Math.min(maxRows(), 1000, Math.floor(20000 / state.model.features.length))), results = [], began = performance.now();
   if (!rows.length) throw { detail: "The CSV has no rows.", errors: [] };
   for (let start = 0; start < rows.length; start += size) {
     const part = rows.slice(start, start + size);
@@ -621,6 +623,7 @@ function halfFigures() {
 
 function showFigures() {
   for (const { pattern, figures } of page.cards) {
+    figures.hidden = !page.metrics.length;
     const routes = pattern.counted.map(route => { const [method, path] = route.split(" "); return { method, route: path }; });
     const total = name => routes.map(labels => sum(name, labels)).reduce((a, b) => a + b, 0), timed = total("http_request_duration_seconds_count");
     const common = routes.length && state.role !== "worker" ? [["requests", total("http_requests_total")], ["mean latency", timed ? latency(1000 * total("http_request_duration_seconds_sum") / timed) : "–"]] : [];
@@ -629,23 +632,35 @@ function showFigures() {
   }
 }
 
-// Reads metrics and readiness, which require no token, and shows them.
+// Shows metrics and readiness, which require no token. A proxy may block both.
 async function refresh() {
   clearTimeout(page.timer);
   page.timer = setTimeout(refresh, REFRESH_MS);
   if (document.hidden && state.api) return;
+  await Promise.all([readMetrics(), readHealth()]);
+  showFigures();
+  await Promise.all(page.cards.map(one => one.tick && one.tick()));
+}
+
+async function readMetrics() {
   try {
     const answer = await fetch("metrics", { signal: AbortSignal.timeout(TIMEOUT_MS) });
-    page.metrics = parseMetrics(await answer.text());
-    const found = page.metrics.find(one => one.name === "iris_wsgi_info");
-    if (found) showRole(found.labels);
-    showFigures();
+    page.metrics = answer.ok ? parseMetrics(await answer.text()) : [];
+  } catch {
+    page.metrics = [];
+  }
+  const found = page.metrics.find(one => one.name === "iris_wsgi_info");
+  if (found) showRole(found.labels);
+  else if (!state.role) await ask("./").then(({ document: root }) => { if (root.role) showRole(root); }, () => {});
+}
+
+async function readHealth() {
+  try {
     const ready = await fetch("readyz", { signal: AbortSignal.timeout(TIMEOUT_MS) });
     showHealth(ready.ok ? "ready" : `not ready: ${(await ready.json()).detail}`);
   } catch {
-    showHealth("unreachable");
+    showHealth("health unknown");
   }
-  await Promise.all(page.cards.map(one => one.tick && one.tick()));
 }
 
 function showRole({ role, version }) {
