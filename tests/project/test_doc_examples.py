@@ -110,6 +110,12 @@ def test_the_readme_has_at_most_a_thousand_words():
         assert len(document.split()) <= 1000
 
 
+def test_the_documents_use_one_name_of_the_product():
+    for document in DOCUMENTS:
+        prose = re.sub(r"^```.*?^```$|`[^`]*`|\]\([^)]*\)", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert not re.search(r"iris[ -]?wsgi", prose, re.IGNORECASE), document
+
+
 def shown(default: object) -> str:
     return "empty" if default == "" else f"`{default}`"
 
