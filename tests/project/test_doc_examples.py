@@ -175,6 +175,13 @@ def test_the_documents_name_the_best_peers_of_the_last_benchmark_report():
     assert tables[1] and tables[1] == [line for line in expected if line in tables[1]]
 
 
+def test_the_size_and_the_start_in_the_points_of_the_readme_are_measured():
+    size = re.search(r"\| (\d+) MB instead of", PERFORMANCE)[1]
+    start = float(re.search(r"^\| first response s \| ([\d.]+) \|", PERFORMANCE, re.MULTILINE)[1])
+    assert f"an image of {size} MB, and the first response {start:.1f} seconds after the start." in README
+    assert f"イメージは {size} MB、起動から最初の応答までは {start:.1f} 秒です。" in (ROOT / "README.ja.md").read_text()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_has_a_target(document):
     for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", document.read_text()):
