@@ -110,6 +110,11 @@ def test_the_readme_has_at_most_a_thousand_words():
         assert len(document.split()) <= 1000
 
 
+def test_the_readme_links_every_page_of_the_folder_docs():
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in README
+
+
 def test_the_documents_use_one_name_of_the_product():
     for document in DOCUMENTS:
         prose = re.sub(r"^```.*?^```$|`[^`]*`|\]\([^)]*\)", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
