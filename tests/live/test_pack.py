@@ -45,9 +45,24 @@ def test_a_graph_alone_is_packed_with_a_notice(tmp_path):
 
 
 @pytest.mark.long
-def test_the_block_of_the_readme_packs_a_model_and_gets_the_shown_prediction(tmp_path, run):
+def test_the_two_commands_of_the_readme_pack_and_serve_a_model(tmp_path, run):
+    (fence,) = [fence for fence in FENCES if fence.document.name == "README.md" and "bin/pack " in fence.text]
+    packs, serves = (line.split() for line in fence.text.splitlines())
+    assert (packs[0], serves[0]) == ("bin/pack", "bin/serve")
+    estimator = logistic(LEVELS)
+    importlib.import_module("joblib").dump(estimator, tmp_path / packs[1])
+    write_csv(tmp_path / packs[packs.index("--rows") + 1], ROWS)
+    command = [sys.executable, "-m", "iris_wsgi", "pack", *packs[1:]]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=120)
+    server = run(*serves[1:], cwd=tmp_path)
+    response = fetch(server, http_request("POST", "/predict/batch", {"data": ROWS.tolist()})).json()
+    assert response["labels"] == estimator.predict(ROWS).tolist()
+
+
+@pytest.mark.long
+def test_the_block_of_the_document_packs_a_model_and_gets_the_shown_prediction(tmp_path, run):
     require_package("pandas")
-    (fence,) = [fence for fence in FENCES if fence.document.name == "README.md" and "iris_wsgi.pack" in fence.text]
+    (fence,) = [fence for fence in FENCES if fence.language == "sh" and "iris_wsgi.pack" in fence.text]
     assert len(re.sub("<<'END'.*^END$", "", fence.text, flags=re.MULTILINE | re.DOTALL).splitlines()) <= 5
     script = re.search("<<'END'\n(.*?)^END$", fence.text, re.MULTILINE | re.DOTALL)[1]
     packed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)

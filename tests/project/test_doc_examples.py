@@ -26,6 +26,7 @@ from terminal_process import TerminalProcess
 
 from iris_wsgi.settings import Settings, flag_of, name_of
 
+PERFORMANCE = (ROOT / "docs/performance.md").read_text()
 FENCES_OF_README = [fence for fence in FENCES if fence.document == ROOT / "README.md"]
 HERE = commands_for("here")
 PYTHON = [fence for fence in FENCES if fence.language == "python"]
@@ -104,15 +105,36 @@ def test_a_different_output_is_found():
     )
 
 
-def test_the_readme_lists_every_setting():
+def test_the_readme_has_at_most_a_thousand_words():
+    for document in (README, (ROOT / "README.ja.md").read_text()):
+        assert len(document.split()) <= 1000
+
+
+def test_the_readme_links_every_page_of_the_folder_docs():
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in README
+
+
+def test_the_documents_use_one_name_of_the_product():
+    for document in DOCUMENTS:
+        prose = re.sub(r"^```.*?^```$|`[^`]*`|\]\([^)]*\)", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+        # The command and its folders have a hyphen.
+        assert {*re.findall(r"iris[ _-]?wsgi", prose, re.IGNORECASE)} <= {"iris_wsgi", "iris-wsgi"}, document
+
+
+def shown(default: object) -> str:
+    return "empty" if default == "" else f"`{default}`"
+
+
+def test_the_page_of_settings_lists_every_setting():
     rows = [
-        f"| `{name_of(field.name)}` | `{flag_of(field.name)}` | `{field.default}` | {field.metadata['help']} |"
+        f"| `{name_of(field.name)}` | `{flag_of(field.name)}` | {shown(field.default)} | {field.metadata['help']} |"
         for field in fields(Settings)
     ]
-    assert re.findall(r"^\| `IRIS_.*$", README, re.MULTILINE) == rows
+    assert sorted(re.findall(r"^\| `IRIS_.*$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)) == sorted(rows)
 
 
-# Location of each figure of the README in docs/benchmark.md.
+# Location of each figure of docs/performance.md in docs/benchmark.md.
 FIGURES = [
     [
         r"^\| iris_wsgi, /v2, binary in and out +\| +([\d,]+) \|",
@@ -132,14 +154,14 @@ FIGURES = [
 ]
 
 
-def test_the_figures_of_the_readme_are_those_of_the_last_benchmark_report():
+def test_the_figures_of_the_documents_are_those_of_the_last_benchmark_report():
     report = (ROOT / "docs/benchmark.md").read_text()
-    rows = re.findall(r"^\| .* \| (.*) \| `bin/bench(?: --only [\w,]+)?` \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| .* \| (.*) \| `bin/bench(?: --only [\w,]+)?` \|$", PERFORMANCE, re.MULTILINE)
     measured = [[figure for place in row for figure in re.search(place, report, re.MULTILINE).groups()] for row in FIGURES]
     assert [re.findall(r"\d[\d,.]*\d|\d", row) for row in rows] == measured
 
 
-def test_the_readme_names_the_best_peers_of_the_last_benchmark_report():
+def test_the_documents_name_the_best_peers_of_the_last_benchmark_report():
     report = (ROOT / "docs/benchmark.md").read_text().partition("## The best peers")[2].partition("##")[0]
     _, _, *lines = (line.strip("|").split("|") for line in report.splitlines() if line.startswith("|"))
     expected = []
@@ -150,8 +172,20 @@ def test_the_readme_names_the_best_peers_of_the_last_benchmark_report():
     header = (
         "| one worker | iris_wsgi | best peer with log and metrics | best peer without log and metrics | FastAPI on uvicorn |"
     )
-    table = README.partition(f"{header}\n|---|---|---|---|---|\n")[2].partition("\n\n")[0]
-    assert expected and table.splitlines() == expected
+    tables = [
+        text.partition(f"{header}\n|---|---|---|---|---|\n")[2].partition("\n\n")[0].splitlines()
+        for text in (PERFORMANCE, README)
+    ]
+    assert expected and tables[0] == expected
+    # The README has some of the rows, in their order.
+    assert tables[1] and tables[1] == [line for line in expected if line in tables[1]]
+
+
+def test_the_size_and_the_start_in_the_points_of_the_readme_are_measured():
+    size = re.search(r"\| (\d+) MB instead of", PERFORMANCE)[1]
+    start = float(re.search(r"^\| first response s \| ([\d.]+) \|", PERFORMANCE, re.MULTILINE)[1])
+    assert f"an image of {size} MB, and the first response {start:.1f} seconds after the start." in README
+    assert f"イメージは {size} MB、起動から最初の応答までは {start:.1f} 秒です。" in (ROOT / "README.ja.md").read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -169,5 +203,5 @@ def test_every_link_has_a_target(document):
 def test_every_script_in_bin_is_executable(name):
     path = ROOT / "bin" / name
     assert path.stat().st_mode & 0o111
-    assert f"`bin/{name}`" in README or f"bin/{name} " in README or name == "setup"
+    assert any(re.search(rf"`bin/{name}[` ]|^bin/{name} ", document.read_text(), re.MULTILINE) for document in DOCUMENTS)
     subprocess.run(["sh", "-n", str(path)], check=True)

@@ -31,6 +31,7 @@ import rootfs
 PARTS = ROOT / "bin/image.d"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 # The output of bin/edge build is not in the repository.
 BUILT = "dist/edge"
 
@@ -286,10 +287,10 @@ def test_hadolint_finds_no_fault_in_the_dockerfile():
         assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_the_readme_names_the_image_and_the_command_that_runs_it():
+def test_the_documents_name_the_image_and_the_commands_that_run_and_make_it():
     assert "docker run -d --name iris -p 8000:8000 model-in-image-pattern:v1.0\n" in README
     for command in ("build", "report", "verify", "sbom", "compare", "lock"):
-        assert f"bin/image {command}" in README
+        assert f"bin/image {command}" in OPERATIONS
 
 
 def test_the_compiled_package_has_each_module_and_its_data_files(tmp_path):

@@ -273,8 +273,8 @@ def test_every_command_finds_what_it_needs_from_the_commands_before_it(overlays)
     run(README, overlays)
 
 
-def test_the_commands_of_the_first_page_find_what_they_need_too(overlays):
-    lines = [line.text for line in lines_of((ROOT / "README.md").read_text())]
+def test_the_commands_of_the_page_about_operations_find_what_they_need_too(overlays):
+    lines = [line.text for line in lines_of((ROOT / "docs/operations.md").read_text())]
     ours = [line for line in lines if line.startswith(("bin/image ", "kubectl ", "minikube "))]
     assert "kubectl apply -k manifests/web_single" in ours
     run("```sh\n" + "\n".join(ours) + "\n```\n", overlays)

@@ -1,4 +1,4 @@
-"""The table of patterns, the roles, their routes, and the overlays are complete and consistent."""
+"""The tables of patterns, the roles, their routes, and the overlays are complete and consistent."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from optional_programs import require_program
 from pattern_table import COMMON_ROUTES, DOCUMENTED_ROLES, ROWS, normalized, routes_in, routes_of, table_cells
 from project import MODEL, ROOT
 
+from iris_wsgi.cli.tour import PATTERNS
 from iris_wsgi.factory import build
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
@@ -114,27 +115,29 @@ def test_every_command_of_the_table_is_a_script_in_bin():
         assert (ROOT / name).exists()
 
 
-def language_independent(cell: str) -> list[str]:
-    """Returns the parts of a cell that are the same in every language: names in backquotes, and links."""
-    return sorted(
-        [*re.findall(r"`[^`]+`", cell), *(link.removeprefix("README.md") for link in re.findall(r"\]\(([^)]+)\)", cell))]
-    )
+def links_in(cell: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", cell)
 
 
-def test_the_japanese_readme_has_the_same_first_screen_and_the_same_table():
+def test_the_readme_has_every_pattern_of_the_tour_with_its_purpose_and_a_link_to_its_section():
+    rows = table_cells(ROOT / "README.md")
+    assert [(name, when) for name, when, _ in rows] == [(pattern.name, pattern.when) for pattern in PATTERNS]
+    for name, _, more in rows:
+        for link in links_in(more):
+            assert link.startswith(f"docs/patterns.md#{name.split()[0].lower()}"), link
+
+
+def test_the_japanese_readme_has_the_same_structure_commands_figures_and_links():
     english, japanese = ROOT / "README.md", ROOT / "README.ja.md"
     assert "(README.ja.md)" in english.read_text() and "(README.md)" in japanese.read_text()
-    screens = [
-        [(item.language, re.sub(r" *#.*", "", item.text)) for item in fences_of(document)[:3]] for document in (english, japanese)
+    fences = [
+        [(item.language, re.sub(r" *#.*", "", item.text), item.output) for item in fences_of(document)]
+        for document in (english, japanese)
     ]
-    assert screens[0] == screens[1]
-    rows = [
-        [[language_independent(cell) for cell in cells] for cells in table_cells(document)] for document in (english, japanese)
-    ]
-    assert len(rows[0]) == len(rows[1])
-    for row, other in zip(*rows, strict=True):
-        assert row == other
-    everywhere = re.search("^どのロールにも.*", japanese.read_text(), re.MULTILINE)[0]
-    assert routes_in(everywhere) == COMMON_ROUTES
+    assert fences[0] == fences[1]
+    pages = [re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S) for document in (english, japanese)]
+    for pattern in (r"^#+ ", r"^\|[^|]*(\| [\d,.]+ \|.*)$", r"\]\(((?!README)[^)]+)\)"):
+        ours, theirs = (re.findall(pattern, page, re.MULTILINE) for page in pages)
+        assert ours and ours == theirs
     names = [cells[0] for cells in table_cells(japanese)]
     assert len(set(names)) == len(names) and all(re.search("[ぁ-んァ-ヶ一-龠]", name) for name in names)

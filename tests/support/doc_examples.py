@@ -27,7 +27,7 @@ OTHER_PLACES = {
     "copy": (r"^sed -i .* manifests/", "tests/project/test_manifests.py runs it on a copy of the manifests"),
     "pack": (
         r"^bin/(pack|setup pack)\b",
-        "they need the libraries of models: tests/live/test_pack.py runs them, and the block of the README",
+        "they need the libraries of models: tests/live/test_pack.py runs them, and the block of docs/own-models.md",
     ),
     "compose": (
         r"^docker compose ",

@@ -1,4 +1,4 @@
-"""Table of patterns in the README: the roles, the routes, and the overlays of each pattern."""
+"""Tables of patterns: the routes and the overlays of each role in docs/routes.md, and the tables of both READMEs."""
 
 import re
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from project import ROOT
 
 Route = tuple[str, str]
+ROUTES = ROOT / "docs/routes.md"
 
 
 def table_cells(document: Path) -> list[list[str]]:
@@ -35,11 +36,11 @@ def row_of(cells: list[str]) -> Row:
         re.sub(r"\[(.*)\]\(.*\)", r"\1", pattern),
         names,
         {**dict.fromkeys(others, ""), **({} if by_role else {first: routes}), **by_role},
-        re.findall(r"\(manifests/([\w/]+)\)", overlays),
+        re.findall(r"\(\.\./manifests/([\w/]+)\)", overlays),
     )
 
 
-ROWS = [row_of(cells) for cells in table_cells(ROOT / "README.md")]
+ROWS = [row_of(cells) for cells in table_cells(ROUTES)]
 
 
 def routes_in(text: str) -> set[Route]:
@@ -66,4 +67,4 @@ def normalized(routes: Iterable[Route]) -> set[Route]:
 
 
 DOCUMENTED_ROLES = list(dict.fromkeys(role for row in ROWS for role in row.roles))
-COMMON_ROUTES = routes_in(re.search(r"^Every role also has .*", (ROOT / "README.md").read_text(), re.MULTILINE)[0])
+COMMON_ROUTES = routes_in(re.search(r"^Every role also has .*", ROUTES.read_text(), re.MULTILINE)[0])
