@@ -10,6 +10,7 @@ PARTS = (
     ("numpy", (PACKAGES + "numpy", "libblas64")),
     ("waitress", (PACKAGES + "waitress",)),
     ("iris_wsgi", (PACKAGES + "iris_wsgi",)),
+    ("the API page", (PACKAGES + "flask_swagger_ui",)),
     ("for other roles", (PACKAGES,)),
     ("Python's interpreter", ("usr/bin/python",)),
     ("Python's standard library", ("usr/lib/python3.13/",)),

@@ -24,6 +24,7 @@ SWAGGER_UI = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javasc
 DOCS_PATHS = ("/docs", *(f"/docs/{name}" for name in SWAGGER_UI))
 # Paths that require no token: liveness, readiness, metrics, and static pages.
 PUBLIC_PATHS = ("/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", *DOCS_PATHS)
+HTML = f"{openapi.HTML}; charset=utf-8"
 # The package with the files of Swagger UI. It is not imported, because its module imports Flask.
 SWAGGER_PACKAGE = "flask_swagger_ui"
 NO_DOCS = (
@@ -196,16 +197,19 @@ def docs_routes() -> list[Route]:
     if folder is None:
         missing = RouteDoc("Not served: the files of the page are missing", openapi.TEXT, openapi.HTML, (), (404,))
         return [Route("GET", "/docs", no_docs, missing)]
-    script, style = (f"'self' {hash_sources(DOCS_PAGE, element)}" for element in ("script", "style"))
-    policy = content_security_policy(script=script, style=style, connect="'self'", img="'self' data:")
-    page = Response(DOCS_PAGE.encode(), f"{openapi.HTML}; charset=utf-8", headers=security_headers(policy))
-    doc = RouteDoc(
-        "A page that shows this document and tries its routes", openapi.TEXT, page.media_type, example=lambda: "<!doctype html>"
-    )
+    doc = RouteDoc("A page that shows this document and tries its routes", openapi.TEXT, HTML, example=lambda: "<!doctype html>")
     return [
-        conditional(Route("GET", "/docs", lambda _: page, doc)),
+        conditional(Route("GET", "/docs", lambda _: docs_page(), doc)),
         *(file_route(folder / name, media_type) for name, media_type in SWAGGER_UI.items()),
     ]
+
+
+@lru_cache(1)
+def docs_page() -> Response:
+    """Returns the page, which allows its own elements and the files of this server."""
+    script, style = (f"'self' {hash_sources(DOCS_PAGE, element)}" for element in ("script", "style"))
+    policy = content_security_policy(script=script, style=style, connect="'self'", img="'self' data:")
+    return Response(DOCS_PAGE.encode(), HTML, headers=security_headers(policy))
 
 
 def no_docs(_: Request) -> Response:

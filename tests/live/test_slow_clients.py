@@ -266,7 +266,7 @@ class Good:
 ATTACKS = {
     "slow headers": ("-H", "-i", "1", "-x", "8"),
     "slow body": ("-B", "-i", "1", "-x", "8", "-s", "8192"),
-    "slow read": ("-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "10"),
+    "slow read": ("-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "4"),
 }
 
 
@@ -275,7 +275,7 @@ ATTACKS = {
 def test_a_thousand_slow_connections_are_closed_soon_and_other_clients_are_not_affected(run, clock, attack):
     tool = require_program("slowhttptest")
     constants = dict.fromkeys(SHORT_TIMES, 2.0)
-    # In this role /openapi.json has ten kilobytes. The role `all` has more with each pattern, until the attack takes the machine.
+    # In this role /openapi.json has thirty kilobytes. The role `all` has more with each pattern, until the attack takes the machine.
     arguments = ("--role", "web_single", "--request-seconds", "2")
     server = run(*arguments, constants=constants, under=stderr_to("/dev/null"), clock=clock, **NO_COVERAGE)
     url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
