@@ -275,7 +275,7 @@ ATTACKS = {
 def test_a_thousand_slow_connections_are_closed_soon_and_other_clients_are_not_affected(run, clock, attack):
     tool = require_program("slowhttptest")
     constants = dict.fromkeys(SHORT_TIMES, 2.0)
-    # In this role /openapi.json has thirty kilobytes. The role `all` has more with each pattern, until the attack takes the machine.
+    # In this role /openapi.json has thirty kilobytes. That of the role `all` would let the attack take the machine.
     arguments = ("--role", "web_single", "--request-seconds", "2")
     server = run(*arguments, constants=constants, under=stderr_to("/dev/null"), clock=clock, **NO_COVERAGE)
     url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
