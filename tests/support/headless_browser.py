@@ -42,6 +42,8 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[scheme])
+        # Requests of the page before, whose server may have ended, must not report failures for this one.
+        self.driver.get("about:blank")
         self.console_messages(), self.requested_urls()
         self.driver.get(url)
 

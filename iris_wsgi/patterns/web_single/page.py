@@ -68,7 +68,8 @@ def routes(info: Callable[[str], object]) -> list[Route]:
             return Response(encode_json(info(request.prefix)), headers=(VARY,))
         return gzip_page if negotiate(request.environ.get("HTTP_ACCEPT_ENCODING")) == GZIP else page
 
-    return [conditional(Route("GET", "/", root, RouteDoc("Liveness and links; a page for browsers", INFO, html=True)))]
+    doc = RouteDoc("Liveness and links; a page for browsers", INFO, html=True, example=lambda: info(""))
+    return [conditional(Route("GET", "/", root, doc))]
 
 
 def server_info(role: str, table: Iterable[Route], prefix: str) -> dict[str, object]:
