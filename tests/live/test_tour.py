@@ -102,7 +102,7 @@ def test_each_lie_of_a_server_is_reported_for_its_pattern(run, tmp_path):
 def test_responses_are_compared_with_the_local_golden_rows(run, model_copy):
     golden = model_copy / "golden.json"
     swapped = {"setosa": "virginica", "virginica": "setosa"}
-    labels = re.compile(r'"label":"(setosa|virginica)"')
+    labels = re.compile(r'"label": "(setosa|virginica)"')
     golden.write_text(labels.sub(lambda found: f'"label": "{swapped[found[1]]}"', golden.read_text()))
     assert [*errors_of(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 

@@ -28,7 +28,7 @@ folder = tempfile.TemporaryDirectory()
 os.environ |= dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), folder.name)
 import jupyter_client, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], 4)
-kernel = jupyter_client.AsyncKernelManager(kernel_name="python3", transport="ipc")
+kernel = jupyter_client.AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder.name}/kernel")
 nbclient.NotebookClient(notebook, kernel, timeout=120).execute()
 print("".join(output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output))
 """
