@@ -1,6 +1,5 @@
 """Table of the roles, with the properties that are needed before a role is loaded."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 # The path of an example request, and the property of the body for the sample row; None for a GET.
@@ -39,22 +38,3 @@ ROLES = {
     "gateway": Role(required_setting="members", example=("/ensemble/predict", "data")),
     "member": Role(folder="members/{member}", required_setting="member", example=PREDICT_V1),
 }
-
-
-def role_of(path: str, served: Iterable[str]) -> str | None:
-    """Returns the role that has this path, by the example requests, for a role that serves the paths `served` only.
-
-    It is the role whose example has this path, or the first one whose example has the first segment, which no served path has.
-    """
-    examples = {name: role.example[0] for name, role in ROLES.items() if name not in ("all", "worker")}
-    same_path = next((name for name, example in examples.items() if example == path), None)
-    segment = first_segment(path)
-    if same_path or segment in map(first_segment, served):
-        return same_path
-    # The roles of the protocol v1 serve v2 too.
-    segment = "v1" if segment == "v2" else segment
-    return next((name for name, example in examples.items() if first_segment(example) == segment), None)
-
-
-def first_segment(path: str) -> str:
-    return path.removeprefix("/").partition("/")[0]

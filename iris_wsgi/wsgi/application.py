@@ -13,9 +13,8 @@ from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.http.request_head import RequestHead
 from iris_wsgi.observability.trace_context import RequestIds, TraceContext, request_ids
-from iris_wsgi.roles import role_of
 from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
-from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
+from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted, role_of
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}

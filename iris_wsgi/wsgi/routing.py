@@ -1,13 +1,14 @@
 """Router of paths and path templates, and the path prefix of clients behind a proxy."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from iris_wsgi.errors import BadRequest
+from iris_wsgi.roles import ROLES
 from iris_wsgi.setting_types import FORWARDED, fixed_prefix
 
 T = TypeVar("T")
@@ -77,6 +78,25 @@ class Router(Generic[T]):
         candidates = {**filled, **self.plain}
         found = [wanted] if wanted in candidates else get_close_matches(wanted, candidates, 1, MIN_SIMILARITY)
         return candidates[found[0]] if found else None
+
+
+def role_of(path: str, served: Iterable[str]) -> str | None:
+    """Returns the role that has this path, by the example requests, for a role that serves the paths `served` only.
+
+    It is the role whose example has this path, or the first one whose example has the first segment, which no served path has.
+    """
+    examples = {name: role.example[0] for name, role in ROLES.items() if name not in ("all", "worker")}
+    same_path = next((name for name, example in examples.items() if example == path), None)
+    segment = first_segment(path)
+    if same_path or segment in map(first_segment, served):
+        return same_path
+    # The roles of the protocol v1 serve v2 too.
+    segment = "v1" if segment == "v2" else segment
+    return next((name for name, example in examples.items() if first_segment(example) == segment), None)
+
+
+def first_segment(path: str) -> str:
+    return path.removeprefix("/").partition("/")[0]
 
 
 def plain(path: str) -> str:
