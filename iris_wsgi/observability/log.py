@@ -118,9 +118,13 @@ class Log:
 
 def log_line(level: str, message: str, **fields: object) -> str:
     """Returns a line for a process that has no Log, such as a command, or a server whose settings are invalid."""
-    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return encode({"time": f"{text}.{milliseconds:03d}Z", "level": level, "message": message, **fields})
+    return encode({"time": rfc3339(time.time()), "level": level, "message": message, **fields})
+
+
+def rfc3339(seconds: float) -> str:
+    """Formats seconds since the epoch in UTC, with milliseconds."""
+    thousandths = int(seconds * 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(thousandths // 1000))}.{thousandths % 1000:03d}Z"
 
 
 class LibraryLogHandler(logging.Handler):

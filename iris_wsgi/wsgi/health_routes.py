@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -17,7 +16,7 @@ from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.body import GZIP, negotiate
 from iris_wsgi.wsgi.browser_security import content_security_policy, hash_sources, security_headers
-from iris_wsgi.wsgi.conditional import NO_CACHE, conditional, matches
+from iris_wsgi.wsgi.conditional import conditional
 
 # The files of the page. The others are those of Swagger UI, with their media types.
 SWAGGER_UI = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
@@ -227,21 +226,16 @@ def file_route(file: Path, media_type: str) -> Route:
     """Returns the route of a file of Swagger UI, which is read at its first request."""
 
     @lru_cache(1)
-    def content() -> tuple[bytes, str]:
+    def content() -> bytes:
         packed = file.with_name(f"{file.name}.gz")
-        body = packed.read_bytes() if packed.exists() else zlib.compress(file.read_bytes(), 9, GZIP)
-        return body, sha256(body).hexdigest()[:32]
+        return packed.read_bytes() if packed.exists() else zlib.compress(file.read_bytes(), 9, GZIP)
 
     def respond(request: Request) -> Response:
-        body, digest = content()
-        is_gzip = negotiate(request.environ.get("HTTP_ACCEPT_ENCODING")) == "gzip"
-        tag, coding = (f'"{digest}.gzip"', (("Content-Encoding", "gzip"),)) if is_gzip else (f'"{digest}"', ())
-        headers = (("ETag", tag), NO_CACHE, ("Vary", "Accept-Encoding"), ("X-Content-Type-Options", "nosniff"))
-        if matches(request.environ.get("HTTP_IF_NONE_MATCH", ""), tag):
-            return Response(b"", media_type, 304, headers)
-        return Response(body if is_gzip else zlib.decompress(body, GZIP), media_type, headers=(*headers, *coding))
+        headers = (("Vary", "Accept-Encoding"), ("X-Content-Type-Options", "nosniff"))
+        if negotiate(request.environ.get("HTTP_ACCEPT_ENCODING")) == "gzip":
+            return Response(content(), media_type, headers=(*headers, ("Content-Encoding", "gzip")))
+        return Response(zlib.decompress(content(), GZIP), media_type, headers=headers)
 
-    returns = ("ETag", "Cache-Control", "Vary")
-    doc = RouteDoc("A file of the page", openapi.TEXT, media_type, (200, 304), accepts=("If-None-Match",), returns=returns)
-    # The first request may compress the file.
-    return Route("GET", f"/docs/{file.name}", respond, doc, schedule=Schedule(NEVER))
+    doc = RouteDoc("A file of the page", openapi.TEXT, media_type, returns=("Vary",))
+    # The pool compresses the file at its first request, and computes the ETag of this large response.
+    return conditional(Route("GET", f"/docs/{file.name}", respond, doc, schedule=Schedule(NEVER)))

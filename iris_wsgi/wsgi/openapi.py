@@ -106,7 +106,7 @@ FAILURE_RETURNS = {401: ("WWW-Authenticate",), 416: ("Content-Range",), 503: ("R
 
 def closed(**properties: object) -> Schema:
     """Returns the schema of an object with exactly these properties."""
-    return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
+    return {**required(**properties), "additionalProperties": False}
 
 
 def required(**properties: object) -> Schema:
@@ -134,6 +134,12 @@ def map_of(values: object) -> Schema:
     return {"type": "object", "additionalProperties": values}
 
 
+def any_of(schemas: Sequence[Schema]) -> Schema:
+    """Returns the schema of values that one of these schemas describes."""
+    kinds = list({json.dumps(schema): schema for schema in schemas}.values())
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
 def nullable(schema: Mapping[str, object]) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
@@ -151,7 +157,7 @@ def row_schemas(features: tuple[Feature, ...]) -> tuple[Component, Component]:
     units = ", ".join(f"{f.name} ({f.unit})" if f.unit else f.name for f in features)
     kinds = [value(feature) for feature in features]
     width = len(features)
-    row = listed(kinds[0] if len(distinct(kinds)) == 1 else {"anyOf": distinct(kinds)}, width, width)
+    row = listed(any_of(kinds), width, width)
     by_name: Schema = {"type": "object", "properties": {f.name: kind for f, kind in zip(features, kinds, strict=True)}}
     return Component("Row", row | {"description": units}), Component("RowByName", by_name)
 
@@ -161,10 +167,6 @@ def value(feature: Feature) -> Schema:
     kinds = {"string": "string", "bool": "boolean"} | dict.fromkeys(INTEGER_TYPES, "integer")
     kind = kinds.get(feature.type, "number")
     return {"type": [kind, "null"] if feature.missing else kind}
-
-
-def distinct(schemas: Sequence[Schema]) -> list[Schema]:
-    return list({json.dumps(schema): schema for schema in schemas}.values())
 
 
 def values(outputs: OutputSchema) -> Schema:

@@ -1,7 +1,6 @@
 """Encoding of job bodies, notes, and results, and the JSON record of a job."""
 
 import json
-import time
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from iris_wsgi.codec.json_documents import encode, encode_json, to_utf8
 from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.model.session import Graph
+from iris_wsgi.observability.log import rfc3339
 from iris_wsgi.patterns.asynchronous.job import Job
 
 WIDTH = Struct("<I")
@@ -87,12 +87,11 @@ def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
     """
     line, _, result = (job.result or b"{}").partition(b"\n")
     metadata: dict[str, Any] = json.loads(line)
+    times = {"created": job.created, "started": job.started, "finished": job.finished}
     document = {
         **accepted(job, prefix),
         "attempts": job.attempts,
-        "created": rfc3339(job.created),
-        "started": rfc3339(job.started),
-        "finished": rfc3339(job.finished),
+        **{name: None if seconds is None else rfc3339(seconds) for name, seconds in times.items()},
         **json.loads(job.note or b"{}"),
         **({} if job.error is None else {"error": job.error}),
         **metadata,
@@ -101,11 +100,3 @@ def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
         return encode_json(document), None
     start = to_utf8(encode(document)[:-1])
     return b'%b,"result":%b}\n' % (start, result.rstrip(b"\n")), metadata["model"]["digest"]
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Formats seconds since the epoch in UTC, with milliseconds."""
-    if seconds is None:
-        return None
-    thousandths = int(seconds * 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(thousandths // 1000))}.{thousandths % 1000:03d}Z"

@@ -20,20 +20,19 @@ from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Sched
 NOT_CLEARED = (
     "The memory of this pod is cleared. The second level did not answer, so it and other pods may not be cleared. Retry."
 )
-COUNT = {"type": "integer", "minimum": 0}
-COUNTS = {"type": "object", "additionalProperties": COUNT}
+COUNTS = openapi.map_of(openapi.COUNT)
 STATE = openapi.Component(
     "CacheState",
     openapi.closed(
         model=openapi.TEXT,
-        limit_bytes=COUNT,
+        limit_bytes=openapi.COUNT,
         seconds={"type": "number"},
-        second_level={"type": "boolean"},
-        entries=COUNT,
-        bytes=COUNT,
+        second_level=openapi.FLAG,
+        entries=openapi.COUNT,
+        bytes=openapi.COUNT,
         rows=COUNTS,
         evictions=COUNTS,
-        shared_failures=COUNT,
+        shared_failures=openapi.COUNT,
     ),
 )
 CLEARED = openapi.Component("CacheCleared", openapi.closed(cleared=openapi.TRUE))

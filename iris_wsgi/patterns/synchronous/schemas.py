@@ -67,8 +67,7 @@ STATISTICS = Component("Statistics", required(model_stats=array_of(MODEL_STATIST
 
 def instances(features: Iterable[Feature]) -> Schema:
     """Returns the schema of rows of models with these features: lists, or objects by name."""
-    kinds = openapi.distinct([openapi.value(feature) for feature in features])
-    row = Component("Instance", {"type": "array", "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}})
+    row = Component("Instance", {"type": "array", "items": openapi.any_of([openapi.value(feature) for feature in features])})
     by_name = Component("InstanceByName", map_of(openapi.VALUE))
     return Component("Instances", required(instances=array_of({"anyOf": [row, by_name]}, 1)))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 
 from iris_wsgi.codec.json_documents import MAX_LEVELS, MIN_BYTES, decode_json, encode_json, levels, too_deep
@@ -12,7 +13,7 @@ from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
 from iris_wsgi.patterns.synchronous.statistics import StageTimer
-from iris_wsgi.patterns.synchronous.v2_routes import path_parameters
+from iris_wsgi.patterns.synchronous.v2_routes import path_parameters, ready_document
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 PATHS = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
@@ -25,13 +26,13 @@ def routes(
     """Returns the routes over the models by name."""
     schedule = Schedule(latency.inline_bytes(INLINE_BYTES, ROW_BYTES))
     listed = {"models": list(models)}
-    names, first, parameters = Response(encode_json(listed)), next(iter(models)), path_parameters(models)
+    names, first, parameters = Response(encode_json(listed)), next(iter(models.values())), path_parameters(models)
 
     def ready(request: Request) -> Response:
         model = find(models, request)
         if problem := readiness_problem():
             raise ServiceUnavailable(problem)
-        return Response(encode_json({"name": model.signature.name, "ready": True}))
+        return Response(encode_json(ready_document(model)))
 
     def predict(request: Request) -> Response:
         return predict_v1(find(models, request), request, max_rows)
@@ -40,7 +41,7 @@ def routes(
         "Readiness of a model",
         schemas.MODEL_READY,
         failures=(404, 503),
-        example=lambda: {"name": first, "ready": True},
+        example=partial(ready_document, first),
         parameters=parameters,
     )
     predict_doc = RouteDoc(

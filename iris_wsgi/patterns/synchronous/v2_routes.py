@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 
 from iris_wsgi import __version__
@@ -56,14 +57,15 @@ def routes(models: Models, readiness_problem: Callable[[], str | None], max_rows
 
     listed, entries = {"models": list(models)}, [index_entry(model) for model in models.values()]
     server, names, index = Response(encode_json(SERVER)), Response(encode_json(listed)), Response(encode_json(entries))
-    model_ready = if_ready(constant(lambda model: {"name": model.signature.name, "ready": True}))
+    model_ready = if_ready(constant(ready_document))
     metadata, config = constant(metadata_of), constant(lambda model: configuration_of(model, max_rows))
 
     first, parameters = next(iter(models.values())), path_parameters(models)
 
-    def get(path: str, handler: Handler, summary: str, schema: openapi.Schema, example: object, *failures: int) -> Route:
-        doc = RouteDoc(summary, schema, failures=failures, example=lambda: example, parameters=parameters)
-        return Route("GET", path, handler, doc)
+    def get(
+        path: str, handler: Handler, summary: str, schema: openapi.Schema, example: Callable[[], object], *failures: int
+    ) -> Route:
+        return Route("GET", path, handler, RouteDoc(summary, schema, failures=failures, example=example, parameters=parameters))
 
     infer_doc = RouteDoc(
         "Outputs of a model",
@@ -75,20 +77,31 @@ def routes(models: Models, readiness_problem: Callable[[], str | None], max_rows
         parameters=parameters,
     )
     index_doc = RouteDoc("Models with their versions and states", schemas.INDEX, example=lambda: entries)
-    stats, ready = {"model_stats": [statistics_example(first)]}, {"name": first.signature.name, "ready": True}
+    stats = partial(statistics_example, first)
     table = [
-        get("/v2/health/live", lambda _: LIVE, "Liveness", schemas.LIVE, {"live": True}),
-        get("/v2/health/ready", if_ready(lambda _: READY), "Readiness for traffic", schemas.READY, {"ready": True}, 503),
-        *(get(path, lambda _: server, "Name, version, and extensions", schemas.SERVER, SERVER) for path in ("/v2", "/v2/")),
-        get("/v2/models", lambda _: names, "Names of the models", schemas.NAMES, listed),
+        get("/v2/health/live", lambda _: LIVE, "Liveness", schemas.LIVE, lambda: {"live": True}),
+        get("/v2/health/ready", if_ready(lambda _: READY), "Readiness for traffic", schemas.READY, lambda: {"ready": True}, 503),
+        *(
+            get(path, lambda _: server, "Name, version, and extensions", schemas.SERVER, lambda: SERVER)
+            for path in ("/v2", "/v2/")
+        ),
+        get("/v2/models", lambda _: names, "Names of the models", schemas.NAMES, lambda: listed),
         get("/v2/models/stats", statistics, "Statistics of all models", schemas.STATISTICS, stats),
         Route("POST", "/v2/repository/index", lambda _: index, index_doc),
     ]
-    shown, configured = metadata_of(first), configuration_of(first, max_rows)
+    described, configured = partial(metadata_of, first), partial(configuration_of, first, max_rows)
     for path in PATHS:
         table += [
-            get(path, metadata, "Inputs and outputs of a model", schemas.METADATA, shown, 404),
-            get(f"{path}/ready", model_ready, "Readiness of a model", schemas.MODEL_READY, ready, 404, 503),
+            get(path, metadata, "Inputs and outputs of a model", schemas.METADATA, described, 404),
+            get(
+                f"{path}/ready",
+                model_ready,
+                "Readiness of a model",
+                schemas.MODEL_READY,
+                partial(ready_document, first),
+                404,
+                503,
+            ),
             get(f"{path}/config", config, "Configuration of a model, in Triton's format", schemas.CONFIG, configured, 404),
             get(f"{path}/stats", statistics, "Statistics of a model", schemas.STATISTICS, stats, 404),
             Route("POST", f"{path}/infer", infer, infer_doc, schemas.REQUEST, schedule, any_content_type=True),
@@ -192,7 +205,11 @@ def statistics_example(model: ServedModel) -> object:
     """Returns the statistics of a model that has predicted one row."""
     stages = {stage: {"count": 1, "ns": 100_000} for stage in STAGES}
     counts = {"inference_count": 1, "execution_count": 1, "inference_stats": stages}
-    return {"name": model.signature.name, "version": model.signature.version, **counts}
+    return {"model_stats": [{"name": model.signature.name, "version": model.signature.version, **counts}]}
+
+
+def ready_document(model: ServedModel) -> object:
+    return {"name": model.signature.name, "ready": True}
 
 
 def index_entry(model: ServedModel) -> object:

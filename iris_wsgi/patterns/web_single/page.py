@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from iris_wsgi import __version__
@@ -42,11 +43,8 @@ LINKS = {
     "ensemble": "/ensemble/predict",
     "edge": "/edge/",
 }
-LINKS_SCHEMA: openapi.Schema = {
-    "type": "object",
-    "required": ["health", "live", "ready", "metrics", "openapi"],
-    "properties": dict.fromkeys(LINKS, openapi.TEXT),
-    "additionalProperties": False,
+LINKS_SCHEMA = openapi.closed(**dict.fromkeys(LINKS, openapi.TEXT)) | {
+    "required": ["health", "live", "ready", "metrics", "openapi"]
 }
 INFO = openapi.closed(status=STATUS, name=openapi.TEXT, version=openapi.TEXT, role=openapi.TEXT, links=LINKS_SCHEMA)
 # The representation depends on the Accept header.
@@ -56,16 +54,11 @@ PAGE_VARY = ("Vary", "Accept, Accept-Encoding")
 
 def routes(info: Callable[[str], object]) -> list[Route]:
     """Returns the route of the root. `info` returns the JSON document for the path prefix of a client."""
-    text = page_text()
-    # The icon of the page is a data URL.
-    script, style = hash_sources(text, "script"), hash_sources(text, "style")
-    policy = content_security_policy(script=script, style=style, connect="'self'", img="data:")
-    page = Response(text.encode(), f"{HTML}; charset=utf-8", headers=(PAGE_VARY, *security_headers(policy)))
-    gzip_page = page._replace(body=compress(page.body, GZIP)[0], headers=(*page.headers, ("Content-Encoding", GZIP)))
 
     def root(request: Request) -> Response:
         if not prefers_html(request.environ.get("HTTP_ACCEPT", "")):
             return Response(encode_json(info(request.prefix)), headers=(VARY,))
+        page, gzip_page = pages()
         return gzip_page if negotiate(request.environ.get("HTTP_ACCEPT_ENCODING")) == GZIP else page
 
     doc = RouteDoc("Liveness and links; a page for browsers", INFO, html=True, example=lambda: info(""))
@@ -78,6 +71,17 @@ def server_info(role: str, table: Iterable[Route], prefix: str) -> dict[str, obj
     paths = {route.path for route in table if route.doc.success}
     links = {name: f"{prefix}{path}" for name, path in LINKS.items() if path in paths}
     return {**ALIVE, "name": "iris_wsgi", "version": __version__, "role": role, "links": links}
+
+
+# At the first request of a browser, because most servers have none.
+@lru_cache(1)
+def pages() -> tuple[Response, Response]:
+    """Returns the page, plain and as gzip. It allows its own elements, and its icon, which is a data URL."""
+    text = page_text()
+    script, style = hash_sources(text, "script"), hash_sources(text, "style")
+    policy = content_security_policy(script=script, style=style, connect="'self'", img="data:")
+    page = Response(text.encode(), f"{HTML}; charset=utf-8", headers=(PAGE_VARY, *security_headers(policy)))
+    return page, page._replace(body=compress(page.body, GZIP)[0], headers=(*page.headers, ("Content-Encoding", GZIP)))
 
 
 def page_text() -> str:
