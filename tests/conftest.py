@@ -11,7 +11,7 @@ import pytest
 import webtest
 from applications import RecordingLog, call_wsgi
 from manual_clock import ManualClock
-from optional_programs import install_audit_hook
+from optional_programs import check_subprocesses
 from postgres_server import PostgresServer
 from project import MODEL
 from redis_server import RedisServer
@@ -21,7 +21,7 @@ from server_process import ServerProcess, start_server
 from iris_wsgi.factory import Service, build
 from iris_wsgi.settings import Settings
 
-install_audit_hook()
+check_subprocesses()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

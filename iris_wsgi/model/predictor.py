@@ -167,9 +167,9 @@ class RunWatchdog:
 
     def watch(self) -> None:
         while True:
-            now = monotonic()
             with self.lock:
                 self.sooner.clear()
+                now = monotonic()
                 self.wakes_at = inf
                 runs = list(self.runs.values())
                 for at, options in runs:

@@ -295,14 +295,7 @@ def test_each_package_comes_with_its_license(image):
 
 
 def test_the_image_is_as_small_as_promised(image):
-    assert image.bytes <= 80e6 and image.compressed <= 30e6
-
-
-def test_the_page_and_its_code_are_in_the_image_and_need_less_than_84_kb(image):
-    package = "usr/local/lib/python3.13/dist-packages/iris_wsgi"
-    sizes = {file.path: file.size for file in image.files}
-    names = ("page.html", "page.css", "page.js", "patterns.js", "page.pyc")
-    assert sum(sizes[f"{package}/patterns/web_single/{name}"] for name in names) < 84 * 1024
+    assert image.bytes <= 65e6 and image.compressed <= 25e6
 
 
 def test_the_full_image_has_the_packages_of_the_other_roles_and_little_more(runner, image, full):

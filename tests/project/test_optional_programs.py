@@ -1,9 +1,11 @@
 """A missing program affects only the tests that start it."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -72,7 +74,33 @@ def test_every_required_program_is_listed_as_optional():
 
 
 @pytest.mark.long
-def test_no_test_starts_a_program_in_a_way_without_an_audit_event():
-    unseen = re.compile(r"os\.(exec|spawn|popen|system)|pty\.|asyncio\.create_subprocess")
+def test_every_test_starts_its_programs_with_subprocess():
+    unseen = re.compile(r"os\.(exec|spawn|posix_spawn|popen|system)|pty\.|asyncio\.create_subprocess")
     found = {(file.name, name) for file in TEST_FILES for _, name in calls(file) if unseen.match(name)}
     assert found == set()
+
+
+THREADS = """
+import sys, threading
+from optional_programs import check_subprocesses
+check_subprocesses()
+sys.setswitchinterval(1e-6)
+ran = []
+for _ in range(300):
+    threads = [threading.Thread(target=ran.append, args=(1,)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(len(ran))
+"""
+
+
+@pytest.mark.long
+def test_a_thread_that_starts_beside_another_runs_while_coverage_traces(tmp_path):
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS)
+    command = [sys.executable, "-m", "coverage", "run", f"--data-file={tmp_path / 'data'}", script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/support")}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("3000\n", "")

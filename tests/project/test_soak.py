@@ -2,6 +2,7 @@
 
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -136,6 +137,18 @@ def test_a_failure_is_judged_after_the_stall_around_it_is_recorded(tmp_path):
     faults.measured_until = 309
     judge.join()
     assert found == ["a long stall of the machine"]
+
+
+def test_the_log_shows_each_failure_that_no_fault_excuses_also_of_refused_requests(tmp_path):
+    soak = runpy.run_path(str(ROOT / "tests/soak/__main__.py"))
+    request = '{"time":"2026-01-01T00:00:09Z","method":"GET","route":"/items/{id}","status":%d,"ms":1.5}\n'
+    refused = '{"time":"2026-01-01T00:00:09Z","message":"request refused","status":%d}\n'
+    log = tmp_path / "log"
+    log.write_text(f"iris_wsgi listens\n{request % 503}{request % 200}{refused % 501}{refused % 400}{refused % 503}")
+    faults = mock.Mock(excused=mock.Mock(return_value=""))
+    found = list(soak["log_failures"]("data_cache", log, faults, 0.0))
+    assert found == [f"data_cache logs {line % 503}" for line in (request, refused)]
+    assert [call.args[1:3] for call in faults.excused.mock_calls] == [("GET /items/{id}", 503), ("", 503)]
 
 
 @pytest.mark.long

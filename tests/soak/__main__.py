@@ -173,19 +173,21 @@ def unanswered_operations(traffic: Traffic) -> list[str]:
 
 def log_failures(name: str, log: Path, faults: Faults, since: float) -> Iterator[str]:
     """Yields the tracebacks of a log, and the failed requests that no fault excuses, including those of clients that left."""
-    for text in log.open():
-        if "Traceback" in text or "Warning" in text or '"traceback"' in text:
-            yield f"{name} logs {text[:2000]}"
-        if not text.startswith("{") or '"status":5' not in text:
-            continue
-        line = json.loads(text)
-        at = datetime.fromisoformat(line["time"]).timestamp()
-        status, operation = line["status"], f"{line['method']} {line['route']}"
-        # Before that time the servers only probed each other.
-        if at > since and status != NOT_IMPLEMENTED:
-            began = at - line["ms"] / 1000 - 1
-            if not faults.excused(name, operation, status, began, at):
-                yield f"{name} logs {text[:300]}"
+    with log.open() as lines:
+        for text in lines:
+            if "Traceback" in text or "Warning" in text or '"traceback"' in text:
+                yield f"{name} logs {text[:2000]}"
+            if not text.startswith("{") or '"status":5' not in text:
+                continue
+            line = json.loads(text)
+            at = datetime.fromisoformat(line["time"]).timestamp()
+            # A request that the server refused before it read the route has neither a method nor a duration.
+            status, operation = line["status"], f"{line['method']} {line['route']}" if "method" in line else ""
+            # Before that time the servers only probed each other.
+            if at > since and status != NOT_IMPLEMENTED:
+                began = at - line.get("ms", 0) / 1000 - 1
+                if not faults.excused(name, operation, status, began, at):
+                    yield f"{name} logs {text[:300]}"
 
 
 def report(sampler: ResourceSampler, slopes: dict[int, float], before: dict, after: dict, traffic: Traffic, log: Log) -> None:

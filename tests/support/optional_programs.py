@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-import sys
+import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -64,15 +64,23 @@ def programs_in(words: Sequence[str]) -> Iterator[str]:
 command_words = re.compile(r"(?:^|[;|&(\n]|\b(?:exec|if|then|do)\s)\s*(?:\w+=\S*\s+)*([\w./-]+)").findall
 
 
-def check_event(event: str, arguments: tuple) -> None:
-    """Audit hook: calls require_program() for each program before it starts."""
-    if event not in ("subprocess.Popen", "os.posix_spawn"):
-        return
-    command = [arguments[1]] if isinstance(arguments[1], str | bytes | os.PathLike) else arguments[1]
-    for name in programs_in([os.fsdecode(word) for word in command]):
+def check_programs(command: object, shell: bool = False) -> None:
+    """Calls require_program() for each program that subprocess would start for this command."""
+    words = [command] if isinstance(command, str | bytes | os.PathLike) else command
+    for name in programs_in(["sh", "-c"] * shell + [os.fsdecode(word) for word in words]):
         require_program(name)
 
 
-def install_audit_hook() -> None:
-    """Checks every program that this process starts from now on with require_program()."""
-    sys.addaudithook(check_event)
+def check_subprocesses() -> None:
+    """Checks each program that this process starts from now on with require_program().
+
+    An audit hook would also be called while coverage installs its trace function in a thread. Python 3.11 then refuses the
+    trace function of a second thread that starts at that moment, and the thread ends at once.
+    """
+    start = subprocess.Popen.__init__
+
+    def check_and_start(self: subprocess.Popen, args: object, *others: object, shell: bool = False, **options: object) -> None:
+        check_programs(args, shell)
+        start(self, args, *others, shell=shell, **options)
+
+    subprocess.Popen.__init__ = check_and_start

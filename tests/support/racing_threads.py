@@ -11,7 +11,7 @@ SWITCH_SECONDS = 1e-6
 def race(*functions: Callable[[], object], meanwhile: Callable[[], object] | None = None) -> None:
     """Runs each function in a thread, and `meanwhile` in another one until all have returned. Raises the first error of a thread.
 
-    The switch interval is short only after all threads have begun: coverage cannot install its trace function in two at a time.
+    The switch interval is short only after all threads have begun, so that none has ended before the last one starts.
     """
     before, ended = sys.getswitchinterval(), threading.Event()
     threads = len(functions) + (meanwhile is not None)
