@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import webtest
 from applications import RecordingLog, call_wsgi
+from http_clients import NO_COVERAGE
 from manual_clock import ManualClock
 from optional_programs import check_subprocesses
 from postgres_server import PostgresServer
@@ -22,6 +23,22 @@ from iris_wsgi.factory import Service, build
 from iris_wsgi.settings import Settings
 
 check_subprocesses()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Lets coverage not trace the processes that a long test starts, because most of their work is repetition."""
+    before = {name: os.environ.get(name) for name in NO_COVERAGE}
+    if item.get_closest_marker("long"):
+        os.environ.update(NO_COVERAGE)
+    try:
+        return (yield)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

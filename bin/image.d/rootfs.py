@@ -245,9 +245,17 @@ def copy_notices(debs: Path, unpacked: Path, root: Path) -> None:
             status = root / "var/lib/dpkg/status.d" / package
             status.parent.mkdir(parents=True, exist_ok=True)
             status.write_bytes(subprocess.run(["dpkg-deb", "-f", deb], check=True, capture_output=True).stdout)
-            copy_file(
-                (unpacked / "usr/share/doc" / package / "copyright").resolve(), root / "usr/share/doc" / package / "copyright"
-            )
+            copy_license((unpacked / "usr/share/doc" / package / "copyright").resolve(), root / "usr/share/doc" / package)
+
+
+def copy_license(source: Path, folder: Path) -> None:
+    """Copies the license of a package, or links to the same text of another package."""
+    for other in folder.parent.glob("*/copyright"):
+        if not other.is_symlink() and other.read_bytes() == source.read_bytes():
+            folder.mkdir()
+            (folder / "copyright").symlink_to(f"../{other.parent.name}/copyright")
+            return
+    copy_file(source, folder / "copyright")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
-from http_clients import CI
+from http_clients import CI, ready_events
 from request_vectors import HOST, MARKER, NEXT, VECTORS, Vector, get, message
 
 SECONDS = 9.0
@@ -79,15 +79,15 @@ class Client:
         """Sends all bytes and reads at the same time, so that no side blocks the other. Stops if the server has closed."""
         unsent = memoryview(data)
         while unsent and not self.ended:
-            readable, writable, _ = select.select([self.socket], [self.socket], [], SECONDS)
-            assert readable or writable, "the server takes nothing"
-            if readable:
+            events = ready_events(self.socket, select.POLLIN | select.POLLOUT, SECONDS)
+            assert events, "the server takes nothing"
+            if events != select.POLLOUT:
                 self.read()
             else:
                 unsent = unsent[self.socket.send(unsent) :]
 
     def read_what_is_there(self) -> None:
-        while not self.ended and select.select([self.socket], [], [], 0)[0]:
+        while not self.ended and ready_events(self.socket, select.POLLIN, 0):
             self.read()
 
     def read_until(self, is_complete: Callable[[], bool]) -> None:
@@ -97,7 +97,7 @@ class Client:
         """
         end = time.monotonic() + SECONDS
         while not (self.ended or is_complete()):
-            if not select.select([self.socket], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not ready_events(self.socket, select.POLLIN, max(0.0, end - time.monotonic())):
                 return
             self.read()
 

@@ -281,8 +281,10 @@ def test_the_model_is_in_the_image_once_with_its_credit(image):
     assert image.config["config"]["Labels"]["org.opencontainers.image.licenses"] == "MIT"
 
 
-def test_each_package_comes_with_its_license(image):
+def test_each_package_comes_with_its_license_and_each_text_is_there_once(image):
     paths = [file.path for file in image.files]
+    sizes = [file.size for file in image.files if file.path.endswith("/copyright") and file.size]
+    assert len(sizes) == len({*sizes})
     for file in image.files:
         if file.path.startswith("var/lib/dpkg/status.d/"):
             assert f"usr/share/doc/{Path(file.path).name}/copyright" in paths

@@ -65,6 +65,13 @@ class HttpResponse(NamedTuple):
         return json.loads(self.body)
 
 
+def ready_events(connection: socket.socket, events: int, seconds: float) -> int:
+    """Waits for one of the events of poll(), and returns those that came. select() refuses descriptors from 1024 on."""
+    poll = select.poll()
+    poll.register(connection, events)
+    return sum(event for _, event in poll.poll(1000 * seconds))
+
+
 class RawConnection:
     """TCP connection to a server. The test sends and receives bytes."""
 
@@ -91,7 +98,7 @@ class RawConnection:
         return self
 
     def readable(self) -> bool:
-        return bool(self.buffer or select.select([self.socket], [], [], 0)[0])
+        return bool(self.buffer or ready_events(self.socket, select.POLLIN, 0))
 
     def receive(self, to_head: bool = False) -> HttpResponse:
         """Returns the next response. A response `to_head` has no body.

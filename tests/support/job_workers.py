@@ -86,14 +86,18 @@ def start_child(work: Callable[[JobStore, Callable[[str], None]], None], open_st
 
 def read_pipes(output: dict[int, bytearray], min_lines: dict[int, float]) -> None:
     """Reads the children's pipes until each has written the minimum number of lines or has closed its pipe."""
-    open_pipes = set(output)
+    open_pipes, poll = set(output), select.poll()
+    for pipe in output:
+        poll.register(pipe, select.POLLIN)
     while any(pipe in open_pipes and output[pipe].count(b"\n") < lines for pipe, lines in min_lines.items()):
-        readable = select.select(open_pipes, [], [], TIMEOUT_SECONDS)[0]
+        readable = poll.poll(1000 * TIMEOUT_SECONDS)
         assert readable, "no child wrote anything"
-        for pipe in readable:
+        for pipe, _ in readable:
             data = os.read(pipe, 1 << 20)
             output[pipe] += data
-            open_pipes -= set() if data else {pipe}
+            if not data:
+                open_pipes.remove(pipe)
+                poll.unregister(pipe)
 
 
 def kill(location: str, kills: str, seed: str) -> None:
