@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from optional_programs import OPTIONAL, programs_in
-from project import ROOT, TEST_FILES, parse_file
+from project import ROOT, TEST_FILES, dotted_name, parse_file
 
 # Ways to start a program. The programs of the last two entries are not in a list.
 STARTS = {
@@ -58,7 +58,7 @@ def test_the_programs_of_ci_are_listed_as_optional():
 
 @cache
 def calls(file: Path) -> list[tuple[ast.Call, str]]:
-    return [(node, ast.unparse(node.func)) for node in ast.walk(parse_file(file)) if isinstance(node, ast.Call)]
+    return [(node, dotted_name(node.func)) for node in ast.walk(parse_file(file)) if isinstance(node, ast.Call)]
 
 
 @pytest.mark.long

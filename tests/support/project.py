@@ -13,3 +13,12 @@ TEST_FILES = sorted(file for file in (ROOT / "tests").rglob("*.py") if not {"ben
 @cache
 def parse_file(file: Path) -> ast.AST:
     return ast.parse(file.read_text())
+
+
+def dotted_name(node: ast.AST) -> str:
+    """Returns a name with its attributes, such as os.path.join, or an empty string for any other expression."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (before := dotted_name(node.value)):
+        return f"{before}.{node.attr}"
+    return ""
