@@ -45,7 +45,7 @@ LARGEST_REQUEST = http_request("POST", "/predict/batch", {"data": [ROW] * 10_000
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Waits until the condition is true. The timeout only ends a test that would hang.
 
-    A condition that takes long is called less often, and so is one that stays false for long: other tests need the processor.
+    A condition is called less often if it takes long or stays false for long, because other tests need the processor.
     """
     began = asked = time.monotonic()
     while not condition():
