@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from project import ROOT
+from property_tests import examples
 
 sys.path.insert(0, str(ROOT / "tests/own_models"))
 from exports import make_graph
@@ -26,7 +27,7 @@ from iris_wsgi.model.golden import load_verified_model
 NAMES = ("high", "low", "mid", "top")
 WIDTH = len(NAMES)
 ML_OPSET = ("ai.onnx.ml", 3)
-PROPERTY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Exported(NamedTuple):

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 TAKING = ["/predict", "/predict/label", "/predict/proba", "/predict/batch"]
 numbers = st.integers() | st.floats() | st.integers(10**38, 10**400)
@@ -16,7 +16,7 @@ almost_bodies = st.fixed_dictionaries({"data": almost_rows | documents}, optiona
 good_rows = st.lists(
     st.lists(st.floats(-3.4e38, 3.4e38) | st.integers(-(10**38), 10**38), min_size=4, max_size=4), min_size=1, max_size=5
 )
-relaxed = settings(max_examples=400 if CI else 150, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def respond(call, path: str, body: bytes) -> tuple[int, dict]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import webtest
 from applications import RecordingLog, call_wsgi
-from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from iris_data import IRIS_ROWS
@@ -20,6 +19,7 @@ from job_requests import run_worker, worker_of
 from metrics_text import sample_value
 from packed_models import BROKEN, CITIES, INTEGERS, KINDS, LIMIT, ML, answers_of, feeds_of, node, seal, write, write_model
 from project import MODEL
+from property_tests import examples
 
 from iris_wsgi.factory import build
 from iris_wsgi.http.cache_headers import SHARED_CACHE
@@ -597,7 +597,7 @@ scalars = (
 documents = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
 )
-relaxed = settings(max_examples=300 if CI else 80, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def almost_rows(kind: str) -> st.SearchStrategy:

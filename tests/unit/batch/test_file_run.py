@@ -25,6 +25,7 @@ from http_clients import CI, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from project import MODEL, ROOT
+from property_tests import examples
 from sealed_models import seal
 
 from iris_wsgi.model.session import load_model
@@ -1000,7 +1001,7 @@ READER = CsvReader(csv_columns(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["
 
 
 @pytest.mark.long
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(st.lists(st.tuples(st.text("ab é#", max_size=3), numbers, numbers, numbers, numbers), min_size=1, max_size=5))
 def test_input_of_the_fast_parser_gives_the_same_in_the_strict_parser(rows):
     data = "".join(",".join(row) + "\n" for row in rows).encode()
@@ -1013,7 +1014,7 @@ def test_input_of_the_fast_parser_gives_the_same_in_the_strict_parser(rows):
         assert careful.bad_rows or any(not "".join(row).strip() for row in rows)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
 def test_numbers_have_the_values_that_python_reads(row):
     data = ("k," + ",".join(map(repr, row)) + "\n").encode()

@@ -6,9 +6,9 @@ import struct
 
 import numpy as np
 import pytest
-from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from iris_wsgi.codec.model_schema import (
     FLOAT32_MAX,
@@ -26,7 +26,7 @@ from iris_wsgi.codec.rows import Encoder, decode_rows
 from iris_wsgi.errors import BadRequest, UnprocessableContent
 
 EXACT = 2**53
-relaxed = settings(max_examples=600 if CI else 150, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=examples(600), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def schema_of(*kinds: str, missing: tuple[int, ...] = ()) -> RowSchema:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from iris_wsgi.codec import decimals, rows
 from iris_wsgi.codec.model_schema import Feature, RowSchema
@@ -152,7 +153,7 @@ NUMBERS = (
 SPACES = st.sampled_from(["", " ", "\n  ", "\t"])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(
     st.lists(st.lists(NUMBERS, min_size=3, max_size=3), min_size=2, max_size=12),
     st.tuples(*[SPACES] * 6),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of_numpy
 from iris_data import IRIS_ROWS
+from property_tests import examples
 from v2_vectors import (
     DEEP,
     HEAD,
@@ -363,7 +364,7 @@ GOOD = [
 
 
 @pytest.mark.long
-@settings(relaxed, max_examples=500)
+@settings(relaxed, max_examples=examples(500))
 @given(st.sampled_from(GOOD), st.data())
 def test_no_damage_to_a_valid_request_causes_more_than_a_refusal(good, data):
     sent_request, served = good
@@ -412,7 +413,7 @@ almost_requests = st.fixed_dictionaries({"inputs": values | st.lists(almost_inpu
 
 
 @pytest.mark.long
-@settings(relaxed, max_examples=300)
+@settings(relaxed, max_examples=examples(300))
 @given(almost_requests, st.binary(max_size=20) | st.just(ROW_BYTES), st.booleans())
 def test_no_document_of_any_shape_causes_more_than_a_refusal(request, tail, behind):
     head = json.dumps(request).encode()
@@ -431,7 +432,7 @@ BEHIND = json.loads(document(binary_input()))
 
 
 @pytest.mark.long
-@settings(relaxed, max_examples=500)
+@settings(relaxed, max_examples=examples(500))
 @given(st.sampled_from([FULL, BEHIND]), st.data())
 def test_no_value_at_any_position_of_a_valid_request_causes_more_than_a_refusal(good, data):
     request = json.loads(json.dumps(good))

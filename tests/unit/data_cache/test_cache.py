@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from predictors import predictor
 from project import MODEL
+from property_tests import examples
 
 from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded
@@ -160,7 +161,7 @@ def new_database(tmp_path_factory):
 def test_cached_responses_equal_those_without_a_cache_in_any_order_of_events(with_redis, new_database):
     """Two processes of one server, and another server, with one database."""
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(steps=st.lists(STEP, min_size=20, max_size=100))
     def hold(steps):
         with pytest.MonkeyPatch.context() as patch:

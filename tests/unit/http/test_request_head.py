@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from iris_wsgi.http import request_parser as reading
 from iris_wsgi.http.request_head import HTTPParseError, RequestHead, cached_head, parse_head
@@ -50,13 +51,13 @@ def test_byte_by_byte_gives_the_same_as_all_at_once(stream):
     assert len(read([stream])) == (4 if stream == STREAM else 5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(stream=st.sampled_from([STREAM, *BROKEN]), positions=st.lists(st.integers(0, 10_000), max_size=8))
 def test_every_split_gives_the_same_as_all_at_once(stream, positions):
     assert read(split_randomly(stream, positions)) == read([stream])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 300))
 def test_no_bytes_raise_anything_except_a_refusal(noise, position):
     read([STREAM[:position] + noise + STREAM[position:]])

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from packed_models import KINDS, classes, node, output, regressor, save, seal, write, write_model
+from property_tests import examples
 
 from iris_wsgi.errors import BadModel, InvalidOutput
 from iris_wsgi.model.artifact import parse_golden
 from iris_wsgi.model.golden import load_verified_model, passes
 from iris_wsgi.model.session import load_model
 
-relaxed = settings(max_examples=400 if CI else 120, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 FORM = "does not have the members model, files, tolerance and rows in their right form"
 NAN = float("nan")
 

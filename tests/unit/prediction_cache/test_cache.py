@@ -17,6 +17,7 @@ from iris_data import IRIS_ROWS
 from metrics_text import sample_value
 from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, cached, expected_probabilities, row_counts
 from project import MODEL
+from property_tests import examples
 
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.factory import build
@@ -243,7 +244,7 @@ ASKED = st.one_of(
 STEPS = st.lists(st.one_of(ASKED, ASKED, ASKED, st.sampled_from(["clear", "later", "much later"])), max_size=30)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_responses_are_the_same_to_the_byte_with_and_without_a_cache(pair, monkeypatch, steps):
     plain, with_cache = pair

@@ -10,12 +10,12 @@ import zlib
 import numpy as np
 import pytest
 from applications import RecordingLog, call_wsgi
-from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from iris_data import IRIS_ROWS, training_rows
 from metrics_text import sample_value
 from project import MODEL
+from property_tests import examples
 from sealed_models import seal
 from v2_vectors import (
     HEAD,
@@ -413,7 +413,7 @@ def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
 
 
 # No bytes get a 5xx. The tests of the codec try far more bytes; these tests include the application.
-relaxed = settings(max_examples=2000 if CI else 300, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=examples(2000), deadline=None, suppress_health_check=list(HealthCheck))
 bodies = st.binary(max_size=200) | st.just(HEAD + ROW_BYTES) | st.just(document(inline()))
 
 

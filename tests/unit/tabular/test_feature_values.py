@@ -10,6 +10,7 @@ import pyarrow as arrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.codec.rows import decode_rows
@@ -89,7 +90,7 @@ def same(schema: RowSchema, rows: list[list], found) -> None:
     assert [bad.line for bad in found.bad_rows] == [i for i in range(1, len(rows) + 1) if i not in lines]
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(schemas_and_rows())
 def test_csv_takes_the_values_of_a_json_request(case):
     schema, rows = case
@@ -104,7 +105,7 @@ def test_csv_takes_the_values_of_a_json_request(case):
         assert fast is None or exact(fast.values) == decoded_all
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(schemas_and_rows(), st.booleans())
 def test_json_lines_take_the_values_of_a_json_request(case, absent):
     schema, rows = case
@@ -133,7 +134,7 @@ def arrow_column(values: list, kind: str) -> arrow.Array | None:
     return arrow.array(values, arrow.float64()) if types <= {float} else None
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(schemas_and_rows())
 def test_parquet_takes_the_values_of_a_json_request(case):
     schema, rows = case
@@ -147,7 +148,7 @@ def test_parquet_takes_the_values_of_a_json_request(case):
     same(schema, rows, reader.rows(batch.serialize().to_pybytes(), 1))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(schemas_and_rows())
 def test_tables_take_the_values_of_a_json_request(case):
     schema, rows = case

@@ -6,6 +6,7 @@ import io
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from property_tests import examples
 
 from iris_wsgi.tabular import record_splitter
 from iris_wsgi.tabular.record_splitter import Position, RecordSplitter, line_end
@@ -40,7 +41,7 @@ def records(data: bytes) -> list[list[str]]:
 
 
 @pytest.mark.long
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(tables, styles, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.data())
 def test_the_records_of_all_chunks_are_those_of_the_csv_module(table, style, end, is_whole, draw):
     # The csv module writes carriage returns without quotes, and cannot read them.
@@ -60,7 +61,7 @@ def test_the_records_of_all_chunks_are_those_of_the_csv_module(table, style, end
 
 
 @pytest.mark.long
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(pieces, st.sampled_from([",", None]))
 def test_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):
     data = "".join(texts).encode()
@@ -76,7 +77,7 @@ def test_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):
     assert position.offset == len(data)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(st.sampled_from(["1", ",", "\n", "\r", " ", "\n\n", "\r\n", "\t"]), max_size=60), st.sampled_from([",", None]))
 def test_the_number_of_records_is_that_of_the_lines_that_are_not_blank(texts, delimiter):
     data = "".join(texts).encode()
