@@ -31,8 +31,9 @@ SWEEP_SECONDS = 0.25
 # The maximum number of events in a turn of the loop. Then new connections are accepted, even if more connections are ready.
 # A larger number gains nothing: a turn costs a few microseconds, and a request costs more.
 TURN_EVENTS = 32
-# The maximum number of connections that a turn accepts before it serves the existing ones.
-TURN_ACCEPTS = 64
+# The maximum number of connections that a turn accepts before it serves the existing ones. Each of them has a second event when
+# its client closes it. If a turn accepted more than it serves, closed connections would pile up to the limit of connections.
+TURN_ACCEPTS = TURN_EVENTS // 2
 # The maximum number of requests of a process that wait for jobs, each in a dedicated thread; further ones get 503.
 MAX_LONG_POLLS = 64
 ACCEPT_PAUSE_SECONDS = 0.2

@@ -219,7 +219,7 @@ def test_the_metrics_show_the_connections_the_queue_and_the_buffered_bytes(run):
 
 
 @pytest.mark.long
-def test_in_overload_every_status_is_200_or_503_and_throughput_stays_high(run):
+def test_in_overload_every_request_succeeds_and_throughput_stays_high(run):
     server = run(under=stderr_to("/dev/null"), **NO_COVERAGE)
     seconds = 4 if CI else 1
 
@@ -229,7 +229,8 @@ def test_in_overload_every_status_is_200_or_503_and_throughput_stays_high(run):
         with load_processes(server, 2, keeping, fresh, seconds) as totals:
             totals_now = totals()
         assert totals_now.lost == [] and totals_now.refused == 0
-        assert set(totals_now.statuses) <= {200, 503}
+        # Far fewer connections than the limit are open at a time.
+        assert set(totals_now.statuses) == {200}
         return totals_now.statuses[200] / (cpu_seconds(server.worker_pid) - spent)
 
     shares = []
