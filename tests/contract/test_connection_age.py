@@ -80,6 +80,7 @@ def test_the_first_response_after_the_age_closes_the_connection(tmp_path, later,
     assert any(server.fast) == (data == LABEL_REQUEST and not prefix)
 
 
+@pytest.mark.long
 @PATHS
 def test_without_an_age_a_connection_stays_open(tmp_path, later, prefix):
     with serving(tmp_path, role="web_single", connection_seconds=0) as server, RawConnection(server) as connection:
@@ -156,6 +157,7 @@ def test_a_client_that_never_stops_pipelining_is_cut_off_without_a_reset(tmp_pat
         assert_last(connection, connection.receive())
 
 
+@pytest.mark.long
 def test_a_client_that_still_sends_after_the_last_response_gets_no_reset(tmp_path, later, monkeypatch):
     # Longer than a busy machine may stop this test.
     monkeypatch.setattr(connections, "LINGER_SECONDS", 20.0)

@@ -23,7 +23,7 @@ from iris_wsgi.server.fast_path import MAX_HEADS
 from iris_wsgi.wsgi.application import App
 
 # Samples that differ between two requests for the same prediction.
-is_own = re.compile(r"process_|http_(connections|held_bytes)|.*(_sum|_bucket|_seconds_total)").match
+is_own = re.compile(r"process_|http_(connections|held_bytes|requests_queued)|.*(_sum|_bucket|_seconds_total)").match
 TOKEN = "a-token.of~some+letters/and=="
 INFER = "/v2/models/iris_svc/infer"
 TENSOR = {"name": "features", "datatype": "FP32", "shape": [1, 4]}

@@ -106,6 +106,7 @@ def test_connections_over_the_limit_get_503_even_at_the_end(run):
     assert wait_for_exit(server) == 0
 
 
+@pytest.mark.long
 def test_requests_in_the_pool_are_finished_and_idle_connections_are_closed(run):
     # The drain time is longer than the test's timeout.
     server = run("--threads", "1", "--drain-seconds", "600", "--deadline-ms", "0", constants=LONG_IDLE)

@@ -103,6 +103,7 @@ def listens(pid: int, port: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attempt", range(4))
 def test_a_process_that_drains_while_it_leaves_connections_to_others_uses_no_cpu(pair, attempt):
     server, _ = pair

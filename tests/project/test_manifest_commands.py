@@ -268,6 +268,7 @@ def run(document: str, overlays: dict[str, list[Object]]) -> None:
             pytest.fail(f"{line.text}: nothing before it provides {missing}")
 
 
+@pytest.mark.long
 def test_every_command_finds_what_it_needs_from_the_commands_before_it(overlays):
     assert len(lines_of(README)) > 60
     run(README, overlays)

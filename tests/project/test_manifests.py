@@ -208,6 +208,7 @@ def benchmark(column: str) -> float:
 # Schemas and hardening
 
 
+@pytest.mark.long
 def test_every_object_matches_the_strict_schemas_of_all_kubernetes_versions(rendered):
     import kubernetes_validate
 

@@ -52,6 +52,7 @@ def test_the_table_has_every_role_with_its_routes(served_routes):
         assert served_routes(Settings(role=role, **ASKED.get(role, {}))) == routes_of(role), role
 
 
+@pytest.mark.long
 def test_the_table_has_every_overlay_and_each_serves_the_routes_of_its_row(served_routes):
     require_program("kubectl")
     assert sorted(overlay for row in ROWS for overlay in row.overlays) == sorted(OVERLAYS)

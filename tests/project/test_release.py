@@ -94,6 +94,7 @@ def test_a_color_is_as_large_as_the_current_one_and_ready_before_the_service_lea
     assert colors.range_of(f"{HPA}-green") == (8, 10)
 
 
+@pytest.mark.long
 def test_pods_that_the_current_color_gets_during_the_wait_count_too(colors):
     colors.cluster.on_ready = lambda cluster: colors.resize(f"{DEPLOYMENT}-blue", 9)
     result = colors.run("switch", "green")
@@ -102,12 +103,14 @@ def test_pods_that_the_current_color_gets_during_the_wait_count_too(colors):
     assert colors.position("ready", f"{DEPLOYMENT}-green", "9") < colors.position("patch", SERVICE)
 
 
+@pytest.mark.long
 def test_a_color_gets_more_pods_than_its_autoscaler_allows_if_the_current_one_has_them(colors):
     colors.resize(f"{DEPLOYMENT}-blue", 15, maxReplicas=20)
     assert colors.run("switch", "green").returncode == 0
     assert (colors.ready(f"{DEPLOYMENT}-green"), colors.range_of(f"{HPA}-green")) == (15, (15, 15))
 
 
+@pytest.mark.long
 def test_nothing_is_switched_while_a_pod_of_the_color_is_not_ready(colors):
     colors.cluster.room = 5
     result = colors.run("switch", "green", timeout="1s")
@@ -120,12 +123,14 @@ def test_nothing_is_switched_while_a_pod_of_the_color_is_not_ready(colors):
     assert (colors.leads_to(), colors.ready(f"{DEPLOYMENT}-green")) == ("green", 8)
 
 
+@pytest.mark.long
 def test_nothing_is_switched_if_the_pods_cannot_be_counted(colors):
     colors.cluster.forbidden.add("Deployment")
     assert colors.run("switch", "green").returncode == 1
     assert (colors.leads_to(), colors.cluster.events) == ("blue", [])
 
 
+@pytest.mark.long
 def test_the_switch_goes_back_to_a_color_that_has_shrunk_since(colors):
     assert colors.run("switch", "green").returncode == 0
     colors.resize(f"{DEPLOYMENT}-blue", 2)
@@ -137,6 +142,7 @@ def test_the_switch_goes_back_to_a_color_that_has_shrunk_since(colors):
     assert (colors.range_of(f"{HPA}-blue"), colors.range_of(f"{HPA}-green")) == ((8, 10), (2, 10))
 
 
+@pytest.mark.long
 def test_the_same_command_again_gives_the_autoscaler_its_own_range(colors):
     colors.resize(f"{DEPLOYMENT}-green", 3, minReplicas=3)
     assert colors.run("switch", "green").returncode == 0
@@ -145,6 +151,7 @@ def test_the_same_command_again_gives_the_autoscaler_its_own_range(colors):
     assert (colors.leads_to(), colors.range_of(f"{HPA}-green")) == ("green", (3, 10))
 
 
+@pytest.mark.long
 def test_a_cluster_with_web_single_and_a_canary_switches_to_blue_and_back(release):
     release.apply("web_single", "release/canary", "release/blue")
     release.resize(DEPLOYMENT, 4)
@@ -154,6 +161,7 @@ def test_a_cluster_with_web_single_and_a_canary_switches_to_blue_and_back(releas
     assert (release.leads_to(), release.ready(DEPLOYMENT)) == ("main", 5)
 
 
+@pytest.mark.long
 def test_the_first_switch_makes_the_service_after_at_least_as_many_pods_as_the_autoscaler_wants(release):
     release.apply("release/blue")
     result = release.run("switch", "blue")
@@ -161,6 +169,7 @@ def test_the_first_switch_makes_the_service_after_at_least_as_many_pods_as_the_a
     assert (release.leads_to(), release.ready(f"{DEPLOYMENT}-blue")) == ("blue", 2)
 
 
+@pytest.mark.long
 def test_a_color_without_an_autoscaler_is_resized_too(colors):
     colors.cluster.delete("HorizontalPodAutoscaler", f"{HPA}-green")
     assert colors.run("switch", "green").returncode == 0
@@ -184,6 +193,7 @@ def canary(release) -> ReleaseCluster:
     return release
 
 
+@pytest.mark.long
 def test_a_promotion_replaces_the_pod_of_the_canary_first_and_removes_the_canary_last(canary):
     image = canary.image_of(f"{DEPLOYMENT}-canary")
     assert canary.image_of(DEPLOYMENT) != image
@@ -199,6 +209,7 @@ def test_a_promotion_replaces_the_pod_of_the_canary_first_and_removes_the_canary
     assert ("Deployment", f"{DEPLOYMENT}-canary") not in canary.cluster.objects
 
 
+@pytest.mark.long
 def test_an_image_that_does_not_become_ready_is_not_promoted_and_the_canary_stays(canary):
     old, new = (canary.image_of(name) for name in (DEPLOYMENT, f"{DEPLOYMENT}-canary"))
     canary.cluster.broken.add(new)
@@ -209,6 +220,7 @@ def test_an_image_that_does_not_become_ready_is_not_promoted_and_the_canary_stay
     assert ("Deployment", f"{DEPLOYMENT}-canary") in canary.cluster.objects
 
 
+@pytest.mark.long
 def test_nothing_is_promoted_without_room_for_the_pod_of_the_canary(canary):
     old = canary.image_of(DEPLOYMENT)
     canary.cluster.room = 8

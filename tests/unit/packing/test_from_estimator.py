@@ -30,6 +30,7 @@ def pack(estimator, rows, folder, **options):
     return golden_of(folder)
 
 
+@pytest.mark.long
 def test_a_classifier_has_the_labels_and_probabilities_of_the_estimator(tmp_path):
     estimator = logistic(LEVELS)
     golden = pack(estimator, ROWS, tmp_path, name="levels")
@@ -141,6 +142,7 @@ def test_values_beyond_float32_get_a_float64_input(tmp_path):
     assert {feature["type"] for feature in golden["features"]} == {"float64"}
 
 
+@pytest.mark.long
 def test_an_export_that_disagrees_with_its_estimator_is_refused(tmp_path):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import TunedThresholdClassifierCV

@@ -270,6 +270,7 @@ def test_no_request_that_may_wait_for_redis_is_handled_in_the_loop(make_app, red
             assert (route.schedule.inline_bytes == -1) or not waits, path
 
 
+@pytest.mark.long
 def test_a_password_is_never_shown(make_app, log):
     app = make_app(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
     for i in range(FAILURES + 1):
@@ -280,6 +281,7 @@ def test_a_password_is_never_shown(make_app, log):
     assert "hidden" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_a_live_server_responds_correctly_while_redis_hangs_and_notices_clears(run, redis):
     environment = {"IRIS_CACHE_REDIS_URL": redis.url}
     first, second = (run("--role", "prediction_cache", "--workers", "2", **environment) for _ in range(2))

@@ -28,6 +28,7 @@ def test_on_a_loopback_address_only_loopback_names_are_allowed(bound):
     assert not any(allowed("", bound, host) for host in (*FOREIGN, *ADDRESSES, "[7f00::1]", "[fe80::7f00:1]"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::", "192.0.2.7", "fd00::1", "nowhere.invalid"])
 def test_on_other_addresses_any_host_is_allowed(bound):
     assert all(allowed("", bound, host) for host in (*LOOPBACK, *ADDRESSES, *FOREIGN, "", None))
