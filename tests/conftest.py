@@ -27,9 +27,9 @@ check_subprocesses()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Lets coverage not trace the processes that a long test starts, because most of their work is repetition."""
+    """Lets coverage not trace the processes that a test with the mark `repeats` starts."""
     before = {name: os.environ.get(name) for name in NO_COVERAGE}
-    if item.get_closest_marker("long"):
+    if item.get_closest_marker("repeats"):
         os.environ.update(NO_COVERAGE)
     try:
         return (yield)

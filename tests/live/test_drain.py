@@ -211,6 +211,7 @@ def test_the_log_is_complete_at_the_end_if_it_has_a_reader(run):
 WAYS = {"process": start_server, "PID 1": start_as_pid_1}
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("way", WAYS)
@@ -275,6 +276,7 @@ def load_threads(server, count: int):
         yield loads
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_behind_haproxy_servers_are_replaced_without_a_failed_request(run, proxy, workers):

@@ -22,7 +22,7 @@ from project import MODEL, ROOT
 from selenium.webdriver.common.keys import Keys
 from server_process import ServerProcess
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.repeats]
 
 ONNX, WASM = "model/iris_svc.onnx", "ort/ort-wasm-simd-threaded.wasm"
 # The predictions of the page's own code with the current bundle, for many rows at once.

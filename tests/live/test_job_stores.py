@@ -500,6 +500,7 @@ def test_two_processes_claim_a_thousand_jobs_each_exactly_once(location, make_ap
     assert by_state(store) == {"succeeded": 1000}
 
 
+@pytest.mark.repeats
 def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(location):
     kills = "300" if os.environ.get("CI") == "true" else "30"
     result, error = worker("kill", location, kills, str(time.time_ns())).communicate(timeout=3600)

@@ -48,7 +48,7 @@ from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.patterns.asynchronous.job import DONE, Limits
 from iris_wsgi.patterns.asynchronous.job_codec import pack_rows
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.repeats]
 
 KILL_COUNT, PROCESSES_OF_EACH = (300, 3) if CI else (10, 2)
 

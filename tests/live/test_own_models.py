@@ -46,6 +46,7 @@ def test_every_prediction_is_that_of_the_library(tmp_path, kind):
     assert not [line for verdict in verdicts for line in verdict.faults]
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", LIVE)

@@ -29,7 +29,7 @@ from iris_wsgi.cli.tour import PATTERNS
 from iris_wsgi.patterns.web_single.page import page_text, prefers_html
 from iris_wsgi.roles import ROLES
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.repeats]
 
 CHROMES = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
 FIREFOXES = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

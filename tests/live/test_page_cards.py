@@ -21,7 +21,7 @@ from server_process import ServerProcess, start_server
 
 from iris_wsgi.cli.tour import PATTERNS
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.repeats]
 
 IDS = [pattern.name.replace(" ", "-") for pattern in PATTERNS]
 ROW, OTHER = json.dumps(LABELED_ROWS["setosa"]), json.dumps(LABELED_ROWS["virginica"])

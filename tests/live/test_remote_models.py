@@ -242,6 +242,7 @@ def test_a_member_of_another_model_does_not_vote(run, members, tmp_path):
     assert "that of this gateway's release" in fetch(gateway, HEALTH).json()["members"]["setosa"]["why"]
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 def test_ten_thousand_requests_with_faults_leave_nothing_open(run, members):
     with FaultProxy(members["setosa"]) as between:

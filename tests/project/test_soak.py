@@ -151,6 +151,7 @@ def test_the_log_shows_each_failure_that_no_fault_excuses_also_of_refused_reques
     assert [call.args[1:3] for call in faults.excused.mock_calls] == [("GET /items/{id}", 503), ("", 503)]
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 def test_a_short_soak_passes_and_draws_its_chart(tmp_path):
     require_program("redis-server")

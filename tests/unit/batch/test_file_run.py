@@ -760,6 +760,7 @@ def same_run(out: Path, expected: Path) -> None:
     assert not Path(f"{out}.partial").exists()
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), RUNS)
 def test_a_run_killed_at_any_moments_ends_like_an_uninterrupted_one(large, tmp_path, source, target):

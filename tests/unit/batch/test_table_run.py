@@ -479,6 +479,7 @@ def test_processes_that_share_a_table_score_each_row_once(scoring_database, batc
     assert scoring_database.predictions() == shared
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 def test_runs_killed_at_any_moment_leave_the_same_as_an_uninterrupted_one(scoring_database, run_starter):
     scoring_database.fill(500)

@@ -435,6 +435,7 @@ def test_of_two_concurrent_updates_the_second_is_refused_and_the_first_continues
     assert predicting_model(edge) == "iris_lr"
 
 
+@pytest.mark.repeats
 @pytest.mark.long
 def test_an_update_that_is_killed_at_any_step_leaves_a_working_bundle(built_bundles, tmp_path):
     script = ROOT / "tests/support/edge_bundles.py"
