@@ -11,7 +11,20 @@ from job_requests import run_worker
 from jsonschema import Draft202012Validator
 from metrics_text import metric_families, sample_value
 from openapi_documents import example_in, parameters_of, schema_in
-from packed_models import INTEGERS, KINDS, Answers, Input, PackedModel, answers_of, feeds_of, node, write, write_model
+from packed_models import (
+    ALL_KINDS,
+    INTEGERS,
+    KINDS,
+    SOME_KINDS,
+    Answers,
+    Input,
+    PackedModel,
+    answers_of,
+    feeds_of,
+    node,
+    write,
+    write_model,
+)
 
 from iris_wsgi.factory import build
 from iris_wsgi.settings import Settings
@@ -31,7 +44,7 @@ class Served(NamedTuple):
     kind: str
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=ALL_KINDS)
 def served(request, tmp_path_factory):
     """Application of the role `all` with a job worker, for a model of each kind."""
     folder = tmp_path_factory.mktemp("kind")
@@ -347,19 +360,7 @@ def test_every_example_of_the_openapi_document_is_valid_and_works(served):
                 )
 
 
-# Kinds with every kind of input and output.
 ROLES = ("web_single", "synchronous", "asynchronous", "sync_async", "data_cache", "prediction_cache")
-SOME_KINDS = (
-    "int64 input",
-    "columns of several types with missing values",
-    "one input of strings",
-    "the label of the graph",
-    "scores",
-    "one score",
-    "regressor",
-    "tree regressor of several types with missing values",
-    "map of strings",
-)
 
 
 def body_of(model: PackedModel, path: str) -> dict[str, Any]:

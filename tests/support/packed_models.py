@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 ML = "ai.onnx.ml"
@@ -551,6 +552,20 @@ KINDS: dict[str, PackedModel] = {
     "free widths and two probabilities": free_widths(classes((-1, 1), ("no", "yes"))),
     "free width of missing values": free_widths(missing_values("float64")),
 }
+# Kinds with every kind of input and output.
+SOME_KINDS = (
+    "int64 input",
+    "columns of several types with missing values",
+    "one input of strings",
+    "the label of the graph",
+    "scores",
+    "one score",
+    "regressor",
+    "tree regressor of several types with missing values",
+    "map of strings",
+)
+# On a laptop, tests of each kind take only these, unless their file is named.
+ALL_KINDS = [kind if kind in SOME_KINDS else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 # Their output is wrong for rows with a first value over LIMIT.
 BROKEN: dict[str, PackedModel] = {
     "fewer rows": fewer_rows(),

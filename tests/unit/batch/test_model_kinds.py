@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as arrow
 import pytest
-from packed_models import BROKEN, KINDS, Input, PackedModel, answers_of, node, output, write, write_model
+from packed_models import ALL_KINDS, BROKEN, KINDS, Input, PackedModel, answers_of, node, output, write, write_model
 from pyarrow.parquet import read_table, write_table
 
 LOOP = """
@@ -111,7 +111,7 @@ def same_predictions(found: list[dict[str, Any]], packed: PackedModel, folder: P
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_model_of_every_kind_scores_rows_of_each_format(tmp_path, kind, suffix, batch):
     packed = KINDS[kind]
     folder, source = write_model(tmp_path / "model", kind), tmp_path / f"in.{suffix}"
@@ -129,7 +129,7 @@ BAD = {"float32": 1e39, "float64": "x", "int32": 2**31, "bool": 2, "string": Non
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "sqlite"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_value_that_does_not_fit_its_feature_makes_a_bad_row_only(tmp_path, kind, suffix, batch):
     packed = KINDS[kind]
     folder, source = write_model(tmp_path / "model", kind), tmp_path / f"in.{suffix}"
