@@ -28,17 +28,10 @@ check_subprocesses()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Lets coverage not trace the processes that a test with the mark `repeats` starts."""
-    before = {name: os.environ.get(name) for name in NO_COVERAGE}
-    if item.get_closest_marker("repeats"):
-        os.environ.update(NO_COVERAGE)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in NO_COVERAGE.items() if item.get_closest_marker("repeats") else ():
+            patch.setenv(name, value)
         return (yield)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
