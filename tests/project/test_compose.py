@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -336,8 +337,24 @@ class Project:
         return fetch(server, http_request(method, path, document, *headers))
 
     def finished_job(self) -> dict[str, Any]:
-        href = self.request("jobs", "POST", "/jobs", {"data": [ROW]}).json()["href"]
-        return self.request("jobs", "GET", href, None, "Prefer: wait=20").json()
+        """Submits a job and returns its last state. Like each client, it repeats a request after a 503."""
+        key = f"Idempotency-Key: {uuid4().hex}"
+        answers: list[HttpResponse] = []
+
+        def answer(status: int, *request: Any) -> bool:
+            answers.append(self.request("jobs", *request))
+            assert answers[-1].status in (status, 503), answers[-1].body
+            return answers[-1].status == status
+
+        wait_until(lambda: answer(202, "POST", "/jobs", {"data": [ROW]}, key), "the job is submitted")
+        href = answers[-1].json()["href"]
+        wait_until(
+            lambda: (
+                answer(200, "GET", href, None, "Prefer: wait=20") and answers[-1].json()["status"] not in ("queued", "running")
+            ),
+            "a worker finishes the job",
+        )
+        return answers[-1].json()
 
 
 @pytest.fixture(scope="module")
