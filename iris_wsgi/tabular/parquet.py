@@ -26,6 +26,10 @@ from iris_wsgi.tabular.writers import DIGEST, LABEL, check_width, csv_text, outp
 BATCH_ROWS = 8192
 # Record batches per row group.
 GROUP_BATCHES = 8
+# Below, buffers are read and written without array() and to_numpy(). These import pandas if it is installed, and take 30 MB.
+
+# Type of a column of few different texts.
+WORDS = arrow.dictionary(arrow.int32(), arrow.string())
 
 
 class ParquetSource:
@@ -103,6 +107,9 @@ class ParquetReader:
         """Parses a batch; `line` is the number of its first row, from 1."""
         batch = ipc.read_record_batch(arrow.py_buffer(data), self.schema)
         columns = [batch.column(name) for name in self.features]
+        if (whole := self.floats(columns, batch.num_rows)) is not None:
+            kept = [self.kept(batch.column(name), kind) for name, kind in zip(self.keep, self.kept_types, strict=True)]
+            return Rows(whole, range(line, line + batch.num_rows), kept, [])
         found, wrong = zip(*(self.column(column, j) for j, column in enumerate(columns)), strict=True)
         is_wrong = np.stack(wrong, axis=1)
         kept = [self.kept(batch.column(name), kind) for name, kind in zip(self.keep, self.kept_types, strict=True)]
@@ -115,6 +122,19 @@ class ParquetReader:
         if bad:
             values, kept = values[good], [select(column, at) for column in kept]
         return Rows(values, [line + i for i in at], kept, bad)
+
+    def floats(self, columns: Sequence[arrow.Array], count: int) -> Array | None:
+        """Returns the rows [count, features] if all features are floats of one type and all their values are surely valid."""
+        schema = self.values.schema
+        if not schema.is_float or any(column.null_count or not arrow.types.is_floating(column.type) for column in columns):
+            return None
+        rows = np.empty((count, len(columns)), schema.dtype)
+        with np.errstate(over="ignore"):
+            for j, column in enumerate(columns):
+                dtype = np.dtype(column.type.to_pandas_dtype())
+                rows[:, j] = np.frombuffer(column.buffers()[1], dtype, count, column.offset * dtype.itemsize)
+        # A value close to the maximum may be rounded to it from above.
+        return rows if bool((np.abs(rows) < schema.max).all()) else None
 
     def column(self, column: arrow.Array, j: int) -> tuple[Array | Sequence[str], NDArray[np.bool_]]:
         """Returns the values of a feature, with 0 or "" in place of invalid ones, and which of them are invalid."""
@@ -165,6 +185,10 @@ def fits_type(kind: arrow.DataType, feature: str) -> bool:
     return bool(is_number or (feature == "bool" and arrow.types.is_boolean(kind)))
 
 
+def is_plain_number(kind: arrow.DataType) -> bool:
+    return bool(arrow.types.is_floating(kind) or arrow.types.is_integer(kind))
+
+
 def as_numbers(column: arrow.Array, is_integer: bool) -> Array:
     """Returns a copy of a column of numbers or booleans as float64, in which null is NaN.
 
@@ -183,35 +207,65 @@ def selected(schema: arrow.Schema, columns: Sequence[str]) -> arrow.Schema:
 
 
 class ArrowWriter:
-    """Writes Arrow's stream format, which can be truncated after any record batch. `ParquetFile` converts it to Parquet."""
+    """Writes Arrow's stream format, which can be truncated after any record batch. `ParquetFile` converts it to Parquet.
+
+    Columns of labels and of the digest have dictionaries.
+    """
 
     def __init__(self, model: Model, keep: Sequence[str], kept_types: Sequence[arrow.DataType] | None, digest: bool) -> None:
         """Takes the types of the kept columns; without `kept_types` they become text."""
         outputs = model.outputs
         output_names(model, keep, digest)
-        self.labels = None if outputs.kind == REGRESSOR else arrow.array(outputs.labels, arrow.string())
-        self.kept_types, self.width = kept_types, len(outputs.columns)
+        self.labels = None if outputs.kind == REGRESSOR else text_array(outputs.labels)
+        self.digests = text_array([model.digest]) if digest else None
+        self.kept_types, self.kept_count, self.width = kept_types, len(keep), len(outputs.columns)
         fields = [(name, kind) for name, kind in zip(keep, kept_types or [arrow.string()] * len(keep), strict=True)]
-        fields += [] if self.labels is None else [(LABEL, arrow.string())]
+        fields += [] if self.labels is None else [(LABEL, WORDS)]
         fields += [(name, arrow.float32()) for name in value_names(outputs)]
-        fields += [(DIGEST, arrow.string())] if digest else []
+        fields += [(DIGEST, WORDS)] if digest else []
         self.schema = arrow.schema(fields)
-        self.digest = [model.digest] if digest else []
-        self.start = self.schema.serialize().to_pybytes()
+        self.start = self.head()
 
-    def text(self, kept: Sequence[Sequence[Any]], labels: Sequence[int], values: Array) -> bytes:
+    def head(self) -> bytes:
+        """Returns the schema, and the dictionaries for all record batches."""
+        stream = arrow.BufferOutputStream()
+        with ipc.new_stream(stream, self.schema) as writer:
+            kept = [arrow.nulls(0, field.type) for field in self.schema][: self.kept_count]
+            writer.write_batch(self.batch(kept, np.empty(0, np.intp), np.empty((0, self.width), np.float32)))
+            end = stream.tell()
+        data: bytes = stream.getvalue().to_pybytes()
+        return data[:end]
+
+    def text(self, kept: Sequence[Sequence[Any]], labels: NDArray[np.intp], values: Array) -> bytes:
         check_width(values, self.width)
         if self.kept_types is None:
-            kept = [[csv_text(value) for value in column] for column in kept]
-        columns = [
-            column if isinstance(column, arrow.Array) else arrow.array(column, field.type)
-            for column, field in zip(kept, self.schema, strict=False)
-        ]
-        columns += [] if self.labels is None else [self.labels.take(arrow.array(labels, arrow.int64()))]
-        columns += [arrow.array(np.ascontiguousarray(column)) for column in values.T]
-        columns += [arrow.array([digest] * len(values), arrow.string()) for digest in self.digest]
-        data: bytes = arrow.RecordBatch.from_arrays(columns, schema=self.schema).serialize().to_pybytes()
+            kept = [text_array([csv_text(value) for value in column]) for column in kept]
+        data: bytes = self.batch(kept, labels, values).serialize().to_pybytes()
         return data
+
+    def batch(self, kept: Sequence[arrow.Array], labels: NDArray[np.intp], values: Array) -> arrow.RecordBatch:
+        columns = [*kept]
+        if self.labels is not None:
+            columns.append(arrow.DictionaryArray.from_arrays(number_array(labels, arrow.int32()), self.labels))
+        columns += [number_array(column, arrow.float32()) for column in values.T]
+        if self.digests is not None:
+            numbers = number_array(np.zeros(len(values), np.int32), arrow.int32())
+            columns.append(arrow.DictionaryArray.from_arrays(numbers, self.digests))
+        return arrow.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def number_array(values: Array, kind: arrow.DataType) -> arrow.Array:
+    """Returns numbers as an array of Arrow."""
+    return arrow.Array.from_buffers(
+        kind, len(values), [None, arrow.py_buffer(np.ascontiguousarray(values, kind.to_pandas_dtype()))]
+    )
+
+
+def text_array(words: Sequence[str]) -> arrow.Array:
+    """Returns texts as an array of Arrow."""
+    data = [word.encode() for word in words]
+    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    return arrow.StringArray.from_buffers(len(words), arrow.py_buffer(offsets), arrow.py_buffer(b"".join(data)))
 
 
 class ParquetFile(AppendFile):
@@ -221,8 +275,8 @@ class ParquetFile(AppendFile):
         whole = self.path.with_name(self.path.name + WHOLE)
         whole.unlink(missing_ok=True)
         with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream:
-            # Floats rarely repeat: without a dictionary they are smaller and take half the time.
-            words = [field.name for field in stream.schema if not arrow.types.is_floating(field.type)]
+            # Numbers rarely repeat: without a dictionary they are smaller and take half the time.
+            words = [field.name for field in stream.schema if not is_plain_number(field.type)]
             with parquet.ParquetWriter(whole, stream.schema, use_dictionary=words) as writer:
                 group: list[arrow.RecordBatch] = []
                 for batch in stream:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iris_wsgi.codec.model_schema import REGRESSOR, Array
 from iris_wsgi.errors import BadModel, InvalidOutput, UnknownCategory
@@ -47,7 +48,7 @@ class RowWriter(Protocol):
 
     start: bytes
 
-    def text(self, kept: Sequence[Sequence[Any]], labels: list[int], values: Array) -> bytes:
+    def text(self, kept: Sequence[Sequence[Any]], labels: NDArray[np.intp], values: Array) -> bytes:
         """Returns the rows as bytes: the kept columns, the number of each label, and the values [n, columns].
 
         A regressor has no labels. Raises InvalidOutput for another number of columns.
@@ -77,14 +78,14 @@ class Scorer:
             raise BadModel(error.detail) from None
         return ScoredChunk(text, len(predictions), counts, rows.bad_rows)
 
-    def labels(self, predictions: Array) -> tuple[list[int], dict[str, int]]:
+    def labels(self, predictions: Array) -> tuple[NDArray[np.intp], dict[str, int]]:
         """Returns the number of each row's label, and the number of rows by label."""
         outputs = self.model.outputs
         if outputs.kind == REGRESSOR:
-            return [], {}
+            return np.empty(0, np.intp), {}
         numbers = outputs.best(predictions)
         counts = np.bincount(numbers, minlength=len(outputs.labels)).tolist()
-        return numbers.tolist(), dict(zip(outputs.labels, counts, strict=True))
+        return numbers, dict(zip(outputs.labels, counts, strict=True))
 
     def predict(self, rows: Rows) -> tuple[Rows, Array]:
         """Returns the rows on which the model succeeds, and their predictions. Raises BadModel if an output has another shape."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iris_wsgi.codec.decimals import TEXT_TYPE, format_floats
 from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR, SCORES, Array, OutputSchema
@@ -42,7 +43,7 @@ class LineTemplate:
         ]
         self.kind = np.dtype([(name, kind) for name, kind in kinds if kind != "S0"])
 
-    def text(self, kept: Sequence[Sequence[str]], labels: Sequence[int], values: Array) -> bytes:
+    def text(self, kept: Sequence[Sequence[str]], labels: NDArray[np.intp], values: Array) -> bytes:
         """Returns the lines of values [n, numbers]. Raises InvalidOutput for another number of columns."""
         check_width(values, len(self.numbers))
         # Every field of this uninitialized memory is written below.
@@ -55,7 +56,7 @@ class LineTemplate:
         columns: list[Sequence[str]] = []
         for before, column in zip(self.before, kept, strict=True):
             columns += [[before] * len(tails), column] if before else [column]
-        columns += [list(map(self.labels.__getitem__, labels)), tails] if self.labels else [tails]
+        columns += [list(map(self.labels.__getitem__, labels.tolist())), tails] if self.labels else [tails]
         # Column by column into one list, which is several times faster than row by row.
         pieces = [""] * (len(columns) * len(tails))
         for i, column in enumerate(columns):
@@ -98,7 +99,7 @@ class CsvWriter:
         end = (delimiter + model.digest if digest else "") + "\n"
         self.lines = LineTemplate([delimiter if i else "" for i in range(len(keep))], labels, numbers, end)
 
-    def text(self, kept: Sequence[Sequence[Any]], labels: Sequence[int], values: Array) -> bytes:
+    def text(self, kept: Sequence[Sequence[Any]], labels: NDArray[np.intp], values: Array) -> bytes:
         return self.lines.text([csv_fields(column) for column in kept], labels, values)
 
 
@@ -136,7 +137,7 @@ class JsonWriter:
         end = (f", {json.dumps(DIGEST)}: {json.dumps(model.digest)}" if digest else "") + "}\n"
         self.lines = LineTemplate(before, labels, numbers, end)
 
-    def text(self, kept: Sequence[Sequence[Any]], labels: Sequence[int], values: Array) -> bytes:
+    def text(self, kept: Sequence[Sequence[Any]], labels: NDArray[np.intp], values: Array) -> bytes:
         return self.lines.text([json_values(column) for column in kept], labels, values)
 
 

@@ -80,6 +80,8 @@ def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus
 def output_options(options: Options, source: "RowSource") -> dict[str, Any]:
     """Returns the options that affect the output."""
     other = {"delimiter": source.delimiter} if source.delimiter != DELIMITERS[options.source.format] else {}
+    # Earlier versions wrote the labels of an unfinished Parquet file as texts. Such a file cannot be continued.
+    other |= {"labels": "dictionary"} if options.target.format == "parquet" else {}
     return other | {
         "in_format": options.source.format,
         "out_format": options.target.format,

@@ -69,6 +69,9 @@ class ProcessPool:
 
     def __init__(self, count: int, prepare: Prepare) -> None:
         self.processes: list[PoolProcess] = []
+        # A garbage collection in a child would copy the memory that the processes share.
+        gc.collect()
+        gc.freeze()
         for _ in range(count):
             self.processes.append(PoolProcess(prepare, self.processes))
         for process in self.processes:

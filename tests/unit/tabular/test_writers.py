@@ -34,7 +34,7 @@ def writers(outputs: OutputSchema, keep: list[str], digest: bool) -> list:
 def test_values_of_another_width_are_refused_and_no_memory_is_written(outputs, shape):
     for writer in writers(outputs, [], False):
         with pytest.raises(InvalidOutput, match="it must have 2 columns"):
-            writer.text([], [0] * 4 if outputs.labels else [], np.zeros(shape, np.float32))
+            writer.text([], np.zeros(4 if outputs.labels else 0, np.intp), np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("keep", [[], ["key"]])
@@ -54,8 +54,11 @@ def test_a_regressor_has_a_column_for_each_target_and_no_label(keep, digest):
 
 def test_scores_have_a_label_and_their_own_names():
     text, lines, parquet = writers(SCORES, [], False)
-    assert text.start + text.text([], [1, 0], np.array([[0.5], [-3]], np.float32)) == b"label,score_margin\nyes,0.5\nno,-3\n"
-    assert json.loads(lines.text([], [1], np.array([[0.5]], np.float32))) == {"label": "yes", "score_margin": 0.5}
+    assert (
+        text.start + text.text([], np.array([1, 0]), np.array([[0.5], [-3]], np.float32))
+        == b"label,score_margin\nyes,0.5\nno,-3\n"
+    )
+    assert json.loads(lines.text([], np.array([1]), np.array([[0.5]], np.float32))) == {"label": "yes", "score_margin": 0.5}
     assert parquet.schema.names == ["label", "score_margin"]
 
 
