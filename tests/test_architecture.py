@@ -73,7 +73,7 @@ FAMILIES = {
     """,
     "protocol": """
         codec.decimals codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role
-        patterns.synchronous.schemas patterns.synchronous.served_model patterns.synchronous.statistics
+        patterns.synchronous.schemas patterns.synchronous.served_model
         patterns.synchronous.v1_routes patterns.synchronous.v2_routes
     """,
     "jobs": """
@@ -92,7 +92,7 @@ FAMILIES = {
         resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
     """,
     "client": """
-        client.call client.connection client.endpoint client.inference client.prober client.v2_messages
+        client.call client.endpoint client.inference client.prober client.v2_messages
         codec.v2_request codec.v2_tensors http.response_parser resilience.circuit_breaker
     """,
     "ensemble": "model.companions patterns.horizontal.role patterns.horizontal.routes patterns.horizontal.voting",
@@ -233,7 +233,7 @@ def test_a_pattern_imports_no_other_pattern_except_the_two_named_ones():
 
 def test_only_the_factory_and_the_commands_import_patterns():
     importers = {name for name in modules() if top(name) != "patterns" and any(top(item) == "patterns" for item in imports(name))}
-    assert importers == {"factory", "cli.main", "cli.verify"}
+    assert importers == {"factory", "cli.main"}
 
 
 def test_an_optional_package_is_imported_in_one_module():

@@ -17,7 +17,7 @@ from iris_wsgi.storage.files import replace_file
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
 # Modules of the edge pattern that only a server loads.
-SERVER_MODULES = ("bundle_files", "role", "telemetry")
+SERVER_MODULES = ("role", "telemetry")
 # Imports all modules of the edge commands, because some of them import others only when they are called.
 LIST_MODULES = """
 import sys

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,12 +27,16 @@ from iris_wsgi.settings import NAMES, REMOVED, BadSetting, Settings, add_flags, 
 
 if TYPE_CHECKING:
     from iris_wsgi.codec.model_schema import Feature
+    from iris_wsgi.model.artifact import ArtifactManifest
+    from iris_wsgi.model.session import Model
 
 Given = Mapping[str, Any]
 
 SERVERS = ("serve", "worker")
 # Another port than that of a server, so that both can run on one machine.
 WORKER_PORT = 8001
+# The timeout of the requests of healthcheck and clear.
+CHECK_SECONDS = 4.0
 # The defaults of settings that differ for a command.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"worker": {"port": WORKER_PORT}}
 # Options before a command. Other options without a command are those of serve.
@@ -284,7 +288,6 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 
 
 def verify(settings: Settings, _: Given) -> int:
-    from iris_wsgi.cli.verify import verify_companions
     from iris_wsgi.model.golden import batch_consistency, load_verified_model, proof_of
 
     model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
@@ -301,6 +304,29 @@ def verify(settings: Settings, _: Given) -> int:
     for line in verify_companions(Path(settings.model_dir), model, golden):
         print_result(line)
     return 0
+
+
+def verify_companions(whole: Path, full: "Model", golden: "ArtifactManifest") -> Iterator[str]:
+    """Yields one line of report for each companion of the full model that exists. Raises BadModel for those of another model."""
+    from iris_wsgi.model.artifact import FAST_FOLDER, member_folders
+    from iris_wsgi.model.companions import load_fast, load_members
+    from iris_wsgi.model.golden import load_verified_model, proof_of, self_test
+    from iris_wsgi.patterns.prep_pred.halves import PRED, PREP, load_pair
+
+    folders = {"fast model": whole / FAST_FOLDER, "pred": whole / PRED}
+    folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
+    for name, folder in folders.items():
+        if folder.exists():
+            model, pinned, result = load_verified_model(folder)
+            yield f"{name} {model.name} {model.version} {model.digest}: {result}; {proof_of(pinned.description)}"
+    if (whole / FAST_FOLDER).exists():
+        load_fast(whole, full, full.outputs)
+    if member_folders(whole):
+        load_members(whole, full)
+    if (whole / PREP).exists():
+        pair = load_pair(whole, full, golden)
+        result = self_test(pair.joined, pair.pinned.cases, pair.pinned.tolerance)
+        yield f"prep and pred, pair {pair.prep.digest}: {result}"
 
 
 def description_of(feature: "Feature") -> str:
@@ -324,19 +350,45 @@ def load(settings: Settings, given: Given) -> int:
 
 
 def healthcheck(settings: Settings, _: Given) -> int:
-    from iris_wsgi.cli.http_client import failure_of
-
     why = failure_of("GET /readyz", settings.host, settings.port)
     return report_failure(why, 1) if why else 0
 
 
 def clear(settings: Settings, _: Given) -> int:
-    from iris_wsgi.cli.http_client import failure_of
-
-    if why := failure_of("DELETE /cache", settings.host, settings.port, headers=dict(credentials(settings))):
+    if why := failure_of("DELETE /cache", settings.host, settings.port, headers=credentials(settings)):
         return report_failure(f"the cache is not cleared: {why}", 1)
     print_result("the prediction cache is cleared")
     return 0
+
+
+def failure_of(
+    request: str, host: str, port: int, seconds: float = CHECK_SECONDS, headers: Sequence[tuple[str, str]] = ()
+) -> str | None:
+    """Returns None if a request such as GET /readyz gets 200, else one line with the reason."""
+    from contextlib import closing
+    from http.client import BadStatusLine, HTTPConnection, HTTPException, RemoteDisconnected
+
+    from iris_wsgi.server.listener import WILDCARD_HOSTS, reason
+
+    where = WILDCARD_HOSTS.get(host, host)
+    method, path = request.split()
+    try:
+        with closing(HTTPConnection(where, port, timeout=seconds)) as connection:
+            # Only the status counts, so the body is not read.
+            connection.request(method, path, headers=dict(headers))
+            response = connection.getresponse()
+    except TimeoutError:
+        return f"no response from {where} port {port} within {seconds:g} seconds"
+    except RemoteDisconnected:
+        return f"{where} port {port} answers: nothing"
+    except BadStatusLine as error:
+        line = str(error.args[0]).rstrip("\r\n").encode("latin-1").decode("ascii", "replace")
+        return f"{where} port {port} answers: {line}"
+    except (OSError, UnicodeError) as error:
+        return f"no server at {where} port {port}: {reason(error)}"
+    except HTTPException as error:
+        return f"{where} port {port} answers: {type(error).__name__}"
+    return None if response.status == 200 else f"{where} port {port} answers: HTTP/1.1 {response.status} {response.reason}"
 
 
 def tour(settings: Settings, given: Given) -> int:

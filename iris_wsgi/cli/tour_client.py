@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPMessage
+from http.client import HTTPConnection, HTTPMessage, HTTPResponse
 from pathlib import Path
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from iris_wsgi.cli.http_client import connect, exchange
 from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.model.artifact import GoldenRow
 from iris_wsgi.model.golden import batch_difference, value_scales
@@ -244,6 +245,24 @@ class TourClient:
                 self.print(f"iris_wsgi {event['version']} serves role {event['role']} on {url}")
                 return url
         raise Mismatch(f"prep does not start: {message}")
+
+
+def connect(url: str, seconds: float) -> HTTPConnection:
+    parts = urlsplit(url)
+    return HTTPConnection(parts.hostname or "", parts.port or 80, timeout=seconds)
+
+
+def exchange(
+    connection: HTTPConnection, method: str, path: str, body: str | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[HTTPResponse, str]:
+    """Returns the response and its text."""
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return response, response.read().decode("utf-8", "replace")
+    except BaseException:
+        connection.close()
+        raise
 
 
 def chosen(cases: Sequence[GoldenRow]) -> list[GoldenRow]:

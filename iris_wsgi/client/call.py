@@ -1,15 +1,19 @@
 """Concurrent HTTP calls to several servers from one thread: each with one retry, and all with the same deadline."""
 
+import os
 import select
+import socket
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
 from typing import Literal, NamedTuple
 
-from iris_wsgi.client.connection import ConnectFailed, Exchange
-from iris_wsgi.client.endpoint import Endpoint
-from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse
+from iris_wsgi.client.endpoint import ConnectFailed, Connection, Endpoint
+from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse, ResponseParser
 
+RECEIVE_BYTES = 65536
+# A machine that is gone does not answer, and another address may work. Within a cluster a connection takes a millisecond.
+CONNECT_SECONDS = 1.0
 Outcome = Literal["ok", "unreachable", "late", "bad_answer", "refused"]
 
 
@@ -18,6 +22,45 @@ class CallFailure(NamedTuple):
 
     outcome: Outcome
     why: str
+
+
+class Exchange:
+    """Sends `message` and receives the response; call `advance` whenever poll() reports one of `events`."""
+
+    def __init__(self, connection: Connection, message: bytes, max_bytes: int) -> None:
+        """`max_bytes` limits the body of the response."""
+        self.connection, self.unsent, self.parser = connection, memoryview(message), ResponseParser(max_bytes)
+        self.connected, self.started = connection.used, monotonic()
+        self.connect_deadline = inf if self.connected else self.started + CONNECT_SECONDS
+
+    @property
+    def events(self) -> int:
+        return select.POLLOUT if self.unsent else select.POLLIN
+
+    def advance(self) -> ParsedResponse | None:
+        """Returns the response once it is complete. Raises ConnectFailed and InvalidResponse."""
+        if not self.connected:
+            self.connected, self.connect_deadline = True, inf
+            if error := self.connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise ConnectFailed(os.strerror(error))
+        try:
+            if self.unsent:
+                self.unsent = self.unsent[self.connection.socket.send(self.unsent) :]
+                return None
+            data = self.connection.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self.closed(error.strerror or type(error).__name__) from None
+        if not data:
+            raise self.closed("the server closed it without a response")
+        return self.parser.feed(data)
+
+    def closed(self, why: str) -> ConnectFailed | InvalidResponse:
+        """A server may close a kept connection while a request is on its way. The end of a new connection is a fault."""
+        if self.connection.used and not self.parser.received:
+            return ConnectFailed(why)
+        return InvalidResponse(f"the connection ended before the response was complete: {why}")
 
 
 class Call:

@@ -1,15 +1,17 @@
-"""An endpoint: the addresses of a server, its connection pool, retry budget, circuit breaker, and metrics."""
+"""An endpoint: the addresses of a server, its pool of connections, retry budget, circuit breaker, and metrics."""
 
+import errno
+import os
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from iris_wsgi.client.connection import ConnectFailed, Connection, SocketAddress
 from iris_wsgi.client.v2_messages import RemoteModel
 from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry
 from iris_wsgi.observability.trace_context import Headers, no_headers
@@ -24,6 +26,8 @@ LIFE_SECONDS = 60.0
 FAIR_SECONDS = 0.5
 # Each call earns a tenth of a retry, so that retries add at most 10 % to the load of an endpoint.
 RETRIES_PER_CALL, MAX_RETRIES = 0.1, 5.0
+# Family and socket address, as getaddrinfo() returns them.
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int]]
 
 
 class Address(NamedTuple):
@@ -41,6 +45,43 @@ def address_of(url: str) -> Address:
     """Returns the address of a URL http://host[:port], which the settings have validated."""
     parts = urlsplit(url)
     return Address(parts.hostname or "", parts.port or 80)
+
+
+class ConnectFailed(Exception):
+    """There is no connection, or a kept one was closed before the first byte of a response."""
+
+
+class Connection:
+    """A TCP connection, possibly still being established; `used` is true after its first response."""
+
+    def __init__(self, address: SocketAddress) -> None:
+        """Raises ConnectFailed."""
+        family, socket_address = address
+        try:
+            self.socket = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectFailed(error.strerror) from None
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.used, self.created, self.idle_since = False, monotonic(), 0.0
+        result = self.socket.connect_ex(socket_address)
+        if result not in (0, errno.EINPROGRESS):
+            self.close()
+            raise ConnectFailed(os.strerror(result))
+
+    def is_idle(self) -> bool:
+        """Returns whether the connection is open and has no data to read, as one between two requests must be."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.socket.close()
 
 
 class RetryBudget:

@@ -5,8 +5,7 @@ from time import monotonic
 from urllib.parse import quote
 
 from iris_wsgi.client.call import Call, CallFailure, run_calls
-from iris_wsgi.client.connection import ConnectFailed
-from iris_wsgi.client.endpoint import Endpoint
+from iris_wsgi.client.endpoint import ConnectFailed, Endpoint
 from iris_wsgi.client.inference import InferenceCall
 from iris_wsgi.client.v2_messages import MAX_JSON_BYTES, RemoteModel, get_request, parse_model_config, parse_model_names
 from iris_wsgi.codec.rows import Array

@@ -6,8 +6,7 @@ from functools import partial
 from iris_wsgi.model.predictor import Prediction, RunWatchdog, within_deadline
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.synchronous import v1_routes, v2_routes
-from iris_wsgi.patterns.synchronous.served_model import ServedModel, serve
-from iris_wsgi.patterns.synchronous.statistics import ModelStatistics, StatisticsMetrics
+from iris_wsgi.patterns.synchronous.served_model import ModelStatistics, ServedModel, StatisticsMetrics, serve
 from iris_wsgi.services import RoleContext, Sample
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Route

@@ -11,8 +11,7 @@ from iris_wsgi.codec.rows import data_faults, encode_rows, rows_of, rows_of_numb
 from iris_wsgi.errors import BadRequest, ServiceUnavailable
 from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
-from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
-from iris_wsgi.patterns.synchronous.statistics import StageTimer
+from iris_wsgi.patterns.synchronous.served_model import ServedModel, StageTimer, find
 from iris_wsgi.patterns.synchronous.v2_routes import path_parameters, ready_document
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 

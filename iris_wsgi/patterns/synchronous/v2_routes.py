@@ -13,8 +13,7 @@ from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.errors import JSON, ServiceUnavailable
 from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
-from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
-from iris_wsgi.patterns.synchronous.statistics import STAGES, StageTimer
+from iris_wsgi.patterns.synchronous.served_model import STAGES, ServedModel, StageTimer, find
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from iris_wsgi.cli.http_client import failure_of
-from iris_wsgi.cli.main import main
+from iris_wsgi.cli.main import failure_of, main
 
 
 @contextmanager

@@ -22,8 +22,7 @@ from iris_wsgi.factory import build
 from iris_wsgi.model.artifact import sha256
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import REPORTS, SharedMemory
-from iris_wsgi.patterns.edge import bundle_files
-from iris_wsgi.patterns.edge.role import POLICY
+from iris_wsgi.patterns.edge.role import MAX_BYTES, POLICY
 from iris_wsgi.patterns.edge.telemetry import ReportDeduplicator
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import BadSetting, Settings
@@ -253,7 +252,7 @@ def damage(bundle, how):
             del manifest["files"]["index.html"]
             write_manifest(bundle, manifest)
         case "too much":
-            manifest["files"]["edge.js"]["bytes"] = bundle_files.MAX_BYTES
+            manifest["files"]["edge.js"]["bytes"] = MAX_BYTES
             write_manifest(bundle, manifest)
     return None
 
@@ -266,7 +265,7 @@ def damage(bundle, how):
      ("a packed file of something else", "ort/a.wasm.gz"), ("a packed file cut off", "ort/a.wasm.gz"),
      ("a packed file of too much", "ort/a.wasm.gz"), ("a wrong name", "name"), ("a path out of it", "outside"),
      ("no page", "index.html"),
-     ("too much", str(bundle_files.MAX_BYTES))],
+     ("too much", str(MAX_BYTES))],
 )  # fmt: skip
 def test_an_invalid_bundle_stops_the_start_with_one_line(make_app, bundle, how, words):
     damage(bundle, how)

@@ -41,8 +41,7 @@ from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import SharedMemory
 from iris_wsgi.patterns.synchronous import v2_routes
-from iris_wsgi.patterns.synchronous.served_model import ServedModel, version_of
-from iris_wsgi.patterns.synchronous.statistics import ModelStatistics, StatisticsMetrics
+from iris_wsgi.patterns.synchronous.served_model import ModelStatistics, ServedModel, StatisticsMetrics, version_of
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import App
 
