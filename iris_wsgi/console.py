@@ -185,7 +185,7 @@ class ProgressReporter:
         self.total, self.quiet = total, quiet
         self.bar: Any = None
         self.began = self.printed = time.monotonic()
-        self.first: tuple[int, int] | None = None
+        self.first: tuple[float, int] | None = None
         if not quiet and sys.stderr.isatty():
             # Without tqdm (the extra `batch`) a terminal gets lines.
             with suppress(ImportError):
@@ -193,7 +193,7 @@ class ProgressReporter:
 
                 self.bar = tqdm(total=total, unit=unit, unit_scale=True, dynamic_ncols=True, smoothing=0.1)
 
-    def update(self, done: int, rows: int, bad: int) -> None:
+    def update(self, done: float, rows: int, bad: int) -> None:
         now = time.monotonic()
         self.first = self.first or (done, rows)
         rate = (rows - self.first[1]) / max(now - self.began, 1e-9)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,16 @@ class ParquetSource:
     unit = " rows"
     delimiter: str | None = None
 
-    def __init__(self, path: str) -> None:
-        """Raises BadSetting if the file is not Parquet."""
+    def __init__(self, path: str, remote: BinaryIO | None = None) -> None:
+        """Opens the file `path`, or reads the file `remote` of this name. Raises BadSetting if it is not Parquet."""
+        self.is_remote = remote is not None
         try:
-            # Without these arguments pyarrow reads ahead the whole file or a whole column of a row group.
-            self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
+            if remote is not None:
+                # Each column of a row group is one request.
+                self.file = parquet.ParquetFile(remote, pre_buffer=True)
+            else:
+                # Without these arguments pyarrow reads ahead the whole file or a whole column of a row group.
+                self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
         except (arrow.ArrowException, OSError) as error:
             raise BadSetting(f"{path} is not a Parquet file: {reason(error)}") from None
         # Columns with a dictionary, such as categories of pandas, become columns of their values.
@@ -50,12 +55,12 @@ class ParquetSource:
             field.with_type(field.type.value_type) if arrow.types.is_dictionary(field.type) else field
             for field in self.file.schema_arrow
         ]
-        self.schema = arrow.schema(fields)
+        self.schema = self.layout = arrow.schema(fields)
         self.total: int | None = self.file.metadata.num_rows
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
         schema, here = selected(self.schema, columns), Position()
-        batches = self.file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False)
+        batches = self.batches(list(columns))
         while (batch := self.next_batch(batches)) is not None:
             following = here.offset + batch.num_rows
             after = Position(here.chunk + 1, following, following + 1)
@@ -67,6 +72,12 @@ class ParquetSource:
             here = after
         if here.offset != self.total:
             raise Stopped(f"IN has {here.offset} rows; its footer says {self.total}")
+
+    def batches(self, columns: list[str]) -> Iterator[arrow.RecordBatch]:
+        """Yields all batches. Of a remote file, one row group at a time is in memory."""
+        groups = [[i] for i in range(self.file.num_row_groups)] if self.is_remote else [None]
+        for group in groups:
+            yield from self.file.iter_batches(BATCH_ROWS, row_groups=group, columns=columns, use_threads=False)
 
     def next_batch(self, batches: Iterator[arrow.RecordBatch]) -> arrow.RecordBatch | None:
         try:

@@ -8,7 +8,7 @@ from enum import IntEnum
 from types import FrameType
 from typing import NamedTuple, Protocol
 
-from iris_wsgi.console import ProgressReporter, print_error, print_notice
+from iris_wsgi.console import print_error, print_notice
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.patterns.batch.options import MaxBad
 
@@ -58,6 +58,13 @@ class Run(Protocol):
     def finish(self, status: ExitStatus) -> None: ...
 
 
+class RunProgress(Protocol):
+    """Display of the progress of a run."""
+
+    def update(self, done: float, rows: int, bad: int) -> None: ...
+    def end(self) -> None: ...
+
+
 class StopSignal:
     """Handler of SIGINT and SIGTERM. The first ends the run after a chunk; the second ends the process at once, safely."""
 
@@ -72,7 +79,7 @@ class StopSignal:
         self.number = number
 
 
-def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progress: ProgressReporter) -> tuple[ExitStatus, str]:
+def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progress: RunProgress) -> tuple[ExitStatus, str]:
     """Executes a run that writes `target`. Returns its status and the reason."""
     try:
         status, reason = consume(run, limit, stop, progress)
@@ -91,7 +98,7 @@ def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progre
     return status, reason
 
 
-def consume(run: Run, limit: MaxBad, stop: StopSignal, progress: ProgressReporter) -> tuple[ExitStatus, str]:
+def consume(run: Run, limit: MaxBad, stop: StopSignal, progress: RunProgress) -> tuple[ExitStatus, str]:
     for done in run.chunks():
         progress.update(done, sum(run.counts), run.counts.bad)
         if stop.number:

@@ -1,46 +1,34 @@
-"""Command batch, and the run over a file: a pool of processes scores its chunks."""
+"""Command batch over files: a pool of processes scores the chunks of one file after the other."""
 
-import gzip
+import os
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iris_wsgi.console import ProgressReporter, print_error, print_notice, remedy_for_extra
 from iris_wsgi.cpu_limits import worker_count
 from iris_wsgi.errors import BadModel, Stopped
-from iris_wsgi.model.golden import load_verified_model
-from iris_wsgi.model.session import Model
-from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, StopSignal, report, run_to_end, summary
-from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_file_options, parse_table_options
+from iris_wsgi.patterns.batch.chunk_worker import ChunkWorker, OpenFile, OutputHead, ScoreChunk
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, RunProgress, StopSignal, report, run_to_end, summary
+from iris_wsgi.patterns.batch.file_set import ERRORS, FileSet, parse_runs
+from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_table_options
 from iris_wsgi.patterns.batch.process_pool import ProcessPool
-from iris_wsgi.patterns.batch.results import Results, file_identity
-from iris_wsgi.patterns.batch.sources import DELIMITERS, TextSource, open_source
+from iris_wsgi.patterns.batch.results import Progress, RemoteOutput, Results, file_identity
+from iris_wsgi.patterns.batch.sources import DELIMITERS, open_source
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.tabular.columns import csv_columns, feature_names, spelled_names
-from iris_wsgi.tabular.csv_reader import CsvReader
-from iris_wsgi.tabular.jsonl_reader import JsonReader
+from iris_wsgi.storage.remote_files import is_url
 from iris_wsgi.tabular.record_splitter import Chunk
-from iris_wsgi.tabular.scorer import RowReader, RowWriter, ScoredChunk, Scorer
-from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
 if TYPE_CHECKING:
     from iris_wsgi.patterns.batch.sources import RowSource
-
-
-class ReadyMessage(NamedTuple):
-    """First message of a pool process: the model for the checkpoint, the labels, the first output bytes, the columns to read."""
-
-    model: dict[str, Any]
-    labels: tuple[str, ...]
-    start: bytes
-    columns: list[str]
 
 
 def batch(settings: Settings, given: Mapping[str, Any]) -> int:
     """Runs the command and returns its exit status. Raises BadSetting and BadModel."""
     try:
         if given["table"] is None:
-            return run_file(parse_file_options(given), settings, worker_count(settings)[0])
+            return run_files(parse_runs(given), settings, worker_count(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
 
         return run_table(parse_table_options(given, settings.database_url), settings)
@@ -49,32 +37,138 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
         return ExitStatus.STOPPED
 
 
-def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus:
-    """Scores a file. Raises BadSetting, BadModel, and Stopped."""
-    if "parquet" in (options.source.format, options.target.format):
+def run_files(files: FileSet, settings: Settings, processes: int) -> ExitStatus:
+    """Scores the files of a set one after the other. Raises BadSetting, BadModel, and Stopped."""
+    if any("parquet" in (run.source.format, run.target.format) for run in files.runs):
         try:
             # Before the fork, so that the processes share its memory.
             import iris_wsgi.tabular.parquet  # noqa: F401
         except ImportError:
             raise BadSetting(f"Parquet needs the package pyarrow: {remedy_for_extra('parquet')}") from None
+    # Before all threads, such as those of object storage, which a fork does not keep.
+    pool = ProcessPool(processes, lambda: ChunkWorker(settings))
+    try:
+        pool.wait_ready()
+        return run_single(files.runs[0], pool) if files.is_single else run_set(files, pool)
+    finally:
+        pool.close()
+
+
+class RunEnd(NamedTuple):
+    """End of a run over a file: its status and reason, its counts, and the id of the earlier run that had finished it, if any."""
+
+    status: ExitStatus
+    reason: str
+    progress: Progress
+    earlier: str
+
+
+def run_single(options: Options, pool: ProcessPool) -> ExitStatus:
+    def reporter(source: "RowSource") -> ProgressReporter:
+        return ProgressReporter(source.total, source.unit, options.quiet)
+
+    status, reason, progress, earlier = run_file(options, pool, StopSignal(), reporter, is_last=True)
+    if earlier:
+        print_notice(f"nothing to do: run {earlier} has written {options.target.name}")
+    elif status is not ExitStatus.GOOD or not options.quiet:
+        listed = "" if options.errors.path == STANDARD else f", listed in {options.errors.name}"
+        resumable = not options.source.is_stream and not options.target.is_stream
+        bad = f"; {progress.bad} bad{listed}" if progress.bad else ""
+        report(status, summary(status, reason, options.target.name, progress.ok, progress.labels, bad, resumable))
+    return status
+
+
+def run_set(files: FileSet, pool: ProcessPool) -> ExitStatus:
+    """Scores all files until one fails. Each has its own output and record, so that a repetition continues with this file."""
+    stop, reporter = StopSignal(), ProgressReporter(len(files.runs), " files", files.quiet)
+    ends: list[RunEnd] = []
+    try:
+        for options in files.runs:
+            ends.append(run_of_set(options, pool, stop, SetProgress(reporter, ends), len(ends) + 1 == len(files.runs)))
+            if stop.number or ends[-1].status is not ExitStatus.GOOD:
+                break
+    finally:
+        reporter.end()
+    status, reason = (ends[-1].status, ends[-1].reason) if ends else (ExitStatus.GOOD, "")
+    if len(ends) < len(files.runs) and status is ExitStatus.GOOD:
+        status, reason = ExitStatus.INTERRUPTED, signal.Signals(stop.number).name
+    if status is ExitStatus.GOOD and all(end.earlier for end in ends):
+        print_notice(f"nothing to do: {files.target} has the predictions of all {len(ends)} files of this run")
+    elif status is not ExitStatus.GOOD or not files.quiet:
+        labels: Counter[str] = Counter()
+        for end in ends:
+            labels.update(end.progress.labels)
+        ok, bad = (sum(counts) for counts in zip(*((end.progress.ok, end.progress.bad) for end in ends), strict=True))
+        done = sum(end.status is ExitStatus.GOOD for end in ends)
+        listed = f"; {bad} bad, listed in files *{ERRORS}" if bad else ""
+        report(status, summary(status, reason, f"{files.target}, {done} file{'s' * (done != 1)}", ok, labels, listed))
+    return status
+
+
+def run_of_set(options: Options, pool: ProcessPool, stop: StopSignal, progress: "SetProgress", is_last: bool) -> RunEnd:
+    """Scores a file of a set. Names it in exceptions and in the reason."""
+    try:
+        if not is_url(options.target.path):
+            os.makedirs(os.path.dirname(options.target.path), exist_ok=True)
+        end = run_file(options, pool, stop, progress.of, is_last)
+    except (BadSetting, BadModel, Stopped) as error:
+        raise type(error)(f"{options.source.name}: {error}") from None
+    except OSError as error:
+        raise BadSetting(f"{error.filename} cannot be written: {error.strerror}") from None
+    return end._replace(reason=f"{options.source.name}: {end.reason}" if end.reason else "")
+
+
+class SetProgress:
+    """Progress in files over a set of files, in which parts of a file count as fractions."""
+
+    def __init__(self, reporter: ProgressReporter, ends: Sequence[RunEnd]) -> None:
+        self.reporter = reporter
+        self.files = len(ends)
+        self.rows = sum(end.progress.read for end in ends)
+        self.bad = sum(end.progress.bad for end in ends)
+
+    def of(self, source: "RowSource") -> "SetProgress":
+        self.size = source.total
+        return self
+
+    def update(self, done: float, rows: int, bad: int) -> None:
+        part = min(done / self.size, 1) if self.size else 0
+        self.reporter.update(self.files + part, self.rows + rows, self.bad + bad)
+
+    def end(self) -> None:
+        """The progress of the set continues."""
+
+
+def run_file(
+    options: Options,
+    pool: ProcessPool,
+    stop: StopSignal,
+    progress_of: Callable[["RowSource"], RunProgress],
+    is_last: bool,
+) -> RunEnd:
+    """Scores a file. Raises BadSetting, BadModel, and Stopped."""
+    remote = RemoteOutput(options) if is_url(options.target.path) else None
+    options = remote.options if remote else options
     source = open_source(options.source, options.header, options.delimiter)
     if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
         print_notice(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
-    pool = ProcessPool(processes, lambda: prepare(settings, options, source))
+    head: OutputHead = pool.broadcast(OpenFile(options, source.layout))
+    run_of = {
+        "input": None if options.source.is_stream else file_identity(options.source.path),
+        "model": head.model,
+        "options": output_options(options, source),
+    }
+    if remote and (found := remote.finished(run_of)):
+        remote.close()
+        return RunEnd(ExitStatus.GOOD, "", found.progress(), str(found.document["run"]))
+    results = Results(options, run_of, head.labels, head.start)
     try:
-        ready = pool.ready_message()
-        run_of = {
-            "input": None if options.source.is_stream else file_identity(options.source.path),
-            "model": ready.model,
-            "options": output_options(options, source),
-        }
-        results = Results(options, run_of, ready.labels, ready.start)
-        try:
-            return execute(FileRun(options, source, ready.columns, pool, results))
-        finally:
-            results.close()
+        end = execute(FileRun(options, source, head.columns, pool, results, is_last), stop, progress_of(source))
     finally:
-        pool.close()
+        results.close()
+    if remote and end.status is ExitStatus.GOOD:
+        remote.upload()
+    return end
 
 
 def output_options(options: Options, source: "RowSource") -> dict[str, Any]:
@@ -97,8 +191,12 @@ def output_options(options: Options, source: "RowSource") -> dict[str, Any]:
 class FileRun:
     """Run over the rest of a file, from the position of the checkpoint."""
 
-    def __init__(self, options: Options, source: "RowSource", columns: list[str], pool: ProcessPool, results: Results) -> None:
+    def __init__(
+        self, options: Options, source: "RowSource", columns: list[str], pool: ProcessPool, results: Results, is_last: bool
+    ) -> None:
+        """`is_last` means that no other run needs the pool."""
         self.options, self.source, self.columns, self.pool, self.results = options, source, columns, pool, results
+        self.is_last = is_last
 
     @property
     def counts(self) -> RowCounts:
@@ -109,91 +207,26 @@ class FileRun:
             self.results.add(chunk, scored)
             yield self.source.done(chunk.next)
 
-    def requests(self) -> Iterator[tuple[Chunk, tuple[bytes, int]]]:
-        """Yields the remaining chunks of this shard with the arguments for a pool process."""
+    def requests(self) -> Iterator[tuple[Chunk, ScoreChunk]]:
+        """Yields the remaining chunks of this shard with their requests."""
         index, count = self.options.shard
         for chunk in self.source.chunks(self.results.progress.next, self.columns):
             if chunk.start.chunk % count == index:
-                yield chunk, (chunk.data, chunk.start.line)
+                yield chunk, ScoreChunk(chunk.data, chunk.start.line)
 
     def finish(self, status: ExitStatus) -> None:
         if status is ExitStatus.GOOD:
-            # Frees the memory of the processes before a conversion to Parquet.
-            self.pool.close()
+            if self.is_last:
+                # Frees the memory of the processes before a conversion to Parquet.
+                self.pool.close()
             self.results.finish()
         else:
             self.results.save(status.run_status)
 
 
-def execute(run: FileRun) -> ExitStatus:
-    options, results, target = run.options, run.results, run.options.target
+def execute(run: FileRun, stop: StopSignal, progress: RunProgress) -> RunEnd:
+    results = run.results
     if not results.begin():
-        print_notice(f"nothing to do: run {results.checkpoint.document['run']} has written {target.path}")
-        return ExitStatus.GOOD
-    progress = ProgressReporter(run.source.total, run.source.unit, options.quiet)
-    status, reason = run_to_end(run, target.path, options.max_bad, StopSignal(), progress)
-    if status is not ExitStatus.GOOD or not options.quiet:
-        bad = results.progress.bad
-        listed = "" if options.errors.path == STANDARD else f", listed in {options.errors.path}"
-        resumable = not options.source.is_stream and not target.is_stream
-        counted = results.progress.ok, results.progress.labels, f"; {bad} bad{listed}" if bad else ""
-        report(status, summary(status, reason, target.path, *counted, resumable))
-    return status
-
-
-def prepare(
-    settings: Settings, options: Options, source: "RowSource"
-) -> tuple[ReadyMessage, Callable[[bytes, int], ScoredChunk]]:
-    """Sets up a pool process. Raises BadModel, and BadSetting for missing columns."""
-    model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
-    features = feature_names(model, options.features)
-    if not isinstance(source, TextSource) and not options.features:
-        features = spelled_names(features, source.schema.names)
-    reader = make_reader(model, features, options, source)
-    writer = make_writer(model, options, reader)
-    pack = compress if options.target.gzip else bytes
-    metadata = {"name": model.name, "version": model.version, "digest": model.digest, "seal": golden.seal}
-    message = ReadyMessage(metadata, model.labels, pack(writer.start), [*dict.fromkeys((*features, *options.keep))])
-    return message, chunk_scorer(Scorer(model, reader, writer), pack)
-
-
-def chunk_scorer(scorer: Scorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes, int], ScoredChunk]:
-    def score(data: bytes, line: int) -> ScoredChunk:
-        try:
-            scored = scorer.score(data, line)
-        except BadModel as error:
-            raise BadModel(f"{error} It was run on the rows from line {line} on.") from None
-        except Exception as error:
-            # Must not look like a killed process, after which users repeat the command.
-            raise Stopped(f"a defect at the rows from line {line} on: {error!r}"[:300]) from None
-        return scored._replace(data=pack(scored.data))
-
-    return score
-
-
-def compress(data: bytes) -> bytes:
-    """Returns a separate gzip member, so that a run can resume after any chunk. Without a time it is reproducible."""
-    return gzip.compress(data, 6, mtime=0) if data else b""
-
-
-def make_reader(model: Model, features: Sequence[str], options: Options, source: "RowSource") -> RowReader:
-    """Raises BadSetting if a column is missing."""
-    if not isinstance(source, TextSource):
-        from iris_wsgi.tabular.parquet import ParquetReader
-
-        return ParquetReader(source.schema, model.schema, features, options.keep, options.target.format != "parquet")
-    if source.delimiter is None:
-        return JsonReader(model.schema, features, options.keep, similar=not options.features)
-    columns = csv_columns(model, source.first, source.delimiter, options.header, options.features, options.keep)
-    return CsvReader(columns, source.delimiter, model.schema, source.swapped)
-
-
-def make_writer(model: Model, options: Options, reader: RowReader) -> RowWriter:
-    if options.target.format == "parquet":
-        from iris_wsgi.tabular.parquet import ArrowWriter
-
-        return ArrowWriter(model, options.keep, getattr(reader, "kept_types", None), options.digest)
-    delimiter = DELIMITERS[options.target.format]
-    if delimiter is None:
-        return JsonWriter(model, options.keep, options.digest)
-    return CsvWriter(model, options.keep, options.digest, delimiter)
+        return RunEnd(ExitStatus.GOOD, "", results.progress, str(results.checkpoint.document["run"]))
+    status, reason = run_to_end(run, run.options.target.name, run.options.max_bad, stop, progress)
+    return RunEnd(status, reason, results.progress, "")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from iris_wsgi.setting_types import integer, seconds
 from iris_wsgi.settings import BadSetting, flag_of
 from iris_wsgi.storage.files import PARTIAL, WHOLE, temporary_path
+from iris_wsgi.storage.remote_files import is_url, shown
 from iris_wsgi.tabular.columns import add_column_flags, delimiter, names, parse_option
 
 STANDARD = "-"
@@ -26,15 +27,22 @@ is_table_name = re.compile(rf"(?:{PART}\.)?{PART}").fullmatch
 
 
 class FileSpec(NamedTuple):
-    """A path, or - for a standard stream; its format; whether it is compressed; whether it is not a regular file.
+    """A path, a URL, or - for a standard stream; its format; whether it is compressed; whether it is not a regular file.
 
-    A run reads or writes a stream once, from start to end: it cannot resume, rename, or remove it.
+    A run reads or writes a stream once, from start to end: it cannot resume, rename, or remove it. An output with a `url` is
+    uploaded when it is complete.
     """
 
     path: str
     format: str
     gzip: bool
     is_stream: bool
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path or URL for messages and records."""
+        return shown(self.url or self.path)
 
 
 class TableName(NamedTuple):
@@ -93,15 +101,15 @@ TABLE_ONLY = ("database_url", "key", "redo_older", "chunk")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     formats = sorted(set(FORMATS.values()))
-    parser.add_argument("source", metavar="IN", nargs="?", help="input file, or - for standard input")
-    parser.add_argument("target", metavar="OUT", nargs="?", help="output file, or - for standard output")
+    parser.add_argument("source", metavar="IN", nargs="?", help="input file, directory, pattern, or URL, or - for standard input")
+    parser.add_argument("target", metavar="OUT", nargs="?", help="output file, directory, or URL, or - for standard output")
     parser.add_argument("--in-format", choices=formats, help="format of IN (default: from its name, without .gz)")
     parser.add_argument("--out-format", choices=formats, help="format of OUT (default: from its name, else that of IN)")
     add_column_flags(parser)
     parser.add_argument("--digest", action="store_true", help="add a last column with the digest of the model")
     parser.add_argument("--errors", metavar="FILE", help="file of bad rows: line, column, reason (default OUT.errors.csv)")
     parser.add_argument("--max-bad", metavar="N|N%%", help="more bad rows fail the run (default: any number, but not all)")
-    parser.add_argument("--shard", metavar="I/N", help="score only every Nth chunk of IN, from chunk I, counted from 0")
+    parser.add_argument("--shard", metavar="I/N", help="score only every Nth chunk of IN, or file of a directory, from I on")
     interval = "seconds between checkpoints, the maximum work that a killed run loses (default 1)"
     parser.add_argument("--checkpoint", metavar="SECONDS", type=seconds(0, 3600), default=1.0, help=interval)
     parser.add_argument("--table", metavar="NAME", help="score the rows of this table, in place of IN and OUT")
@@ -115,15 +123,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_file_options(given: Mapping[str, Any]) -> Options:
-    """Returns the options of a file run. Raises BadSetting."""
-    if flag := first_given(given, TABLE_ONLY):
-        raise BadSetting(f"{flag} is for --table")
-    if not given["source"] or not given["target"]:
-        raise BadSetting("batch needs IN and OUT, or --table; - is standard input or output")
+    """Returns the options of a run over one file. Raises BadSetting."""
     source = file_spec(given["source"], given["in_format"], None, "IN")
     target = output_spec(given["target"], given["out_format"], source.format, "OUT")
     errors_path = given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv")
     errors = output_spec(errors_path, "csv", None, "--errors")
+    if is_url(errors.path) and not is_url(target.path):
+        raise BadSetting(f"--errors is a URL, and OUT is not: {errors.name}; use a file")
     check_distinct(source, target, errors)
     wanted_delimiter = parse_option(given, "delimiter", delimiter, "")
     if wanted_delimiter and source.format not in ("csv", "tsv"):
@@ -143,6 +149,14 @@ def parse_file_options(given: Mapping[str, Any]) -> Options:
         given["force"],
         given["quiet"],
     )
+
+
+def check_file_options(given: Mapping[str, Any]) -> None:
+    """Raises BadSetting for a flag of tables, and without IN and OUT."""
+    if flag := first_given(given, TABLE_ONLY):
+        raise BadSetting(f"{flag} is for --table")
+    if not given["source"] or not given["target"]:
+        raise BadSetting("batch needs IN and OUT, or --table; - is standard input or output")
 
 
 def parse_table_options(given: Mapping[str, Any], url: str) -> TableOptions:
@@ -203,19 +217,25 @@ def file_spec(path: str, given: str | None, default: str | None, name: str) -> F
 
     Raises BadSetting.
     """
-    suffixes = [suffix[1:].lower() for suffix in Path(path).suffixes] if path != STANDARD else []
-    gzip = suffixes[-1:] == ["gz"]
-    stems = suffixes[:-1] if gzip else suffixes
-    found = given or (FORMATS.get(stems[-1]) if stems else None) or default
+    suffix, gzip = format_of(path)
+    found = given or suffix or default
     if found is None:
         raise BadSetting(
-            f"the format of {name} does not follow from {path!r}: say --{name.lower()}-format csv, tsv, jsonl or parquet"
+            f"the format of {name} does not follow from {shown(path)!r}: say --{name.lower()}-format csv, tsv, jsonl or parquet"
         )
-    is_stream = path == STANDARD or is_irregular(path, name)
+    is_stream = path == STANDARD or (not is_url(path) and is_irregular(path, name))
     if found == "parquet" and (gzip or is_stream):
         where = "under gzip" if gzip else "on a standard stream" if path == STANDARD else "in what is not a regular file"
         raise BadSetting(f"{name} cannot be Parquet {where}")
     return FileSpec(path, found, gzip, is_stream)
+
+
+def format_of(path: str) -> tuple[str | None, bool]:
+    """Returns the format that the suffixes of a path or URL name, if any, and whether the file is compressed."""
+    suffixes = [suffix[1:].lower() for suffix in Path(shown(path)).suffixes] if path != STANDARD else []
+    gzip = suffixes[-1:] == ["gz"]
+    stems = suffixes[:-1] if gzip else suffixes
+    return FORMATS.get(stems[-1]) if stems else None, gzip
 
 
 def output_spec(path: str, given: str | None, default: str | None, name: str) -> FileSpec:

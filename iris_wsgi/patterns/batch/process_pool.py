@@ -17,8 +17,8 @@ from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import write_all
 
 T = TypeVar("T")
-# Runs in the child; returns its ready message and the function that handles requests.
-Prepare = Callable[[], tuple[Any, Callable[..., Any]]]
+# Runs in the child; returns the function that handles its requests.
+Prepare = Callable[[], Callable[[Any], Any]]
 # Exceptions that a child sends in place of a result.
 FAILURES = (BadModel, BadSetting, Stopped)
 # Requests per process, including the one in progress.
@@ -47,7 +47,7 @@ class PoolProcess:
         self.results: SimpleQueue[Any] = SimpleQueue()
 
     def exchange(self) -> None:
-        """Sends requests one by one and receives their results, in a thread. The ready message arrives first."""
+        """Sends requests one by one and receives their results, in a thread. The first result ends the preparation."""
         with self.output, suppress(BrokenPipeError, EOFError, pickle.UnpicklingError):
             self.results.put(pickle.load(self.output))
             while (request := self.requests.get()) is not None:
@@ -77,12 +77,19 @@ class ProcessPool:
         for process in self.processes:
             threading.Thread(target=process.exchange, daemon=True).start()
 
-    def ready_message(self) -> Any:
-        """Waits for all processes and returns the ready message, which is the same for each. Raises their exceptions."""
+    def wait_ready(self) -> None:
+        """Waits until all processes are prepared. Raises their exceptions."""
+        for process in self.processes:
+            process.result()
+
+    def broadcast(self, request: Any) -> Any:
+        """Sends a request to all processes and returns the result, which is the same for each. Raises their exceptions."""
+        for process in self.processes:
+            process.requests.put(request)
         return [process.result() for process in self.processes].pop()
 
     def map(self, items: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
-        """Takes items with the arguments of their requests; yields each item with its result, in order."""
+        """Takes items with their requests; yields each item with its result, in order."""
         pending: deque[tuple[T, PoolProcess]] = deque()
         for i, (item, request) in enumerate(items):
             if len(pending) == MAX_PENDING * len(self.processes):
@@ -112,15 +119,15 @@ def child_main(prepare: Prepare, requests: BinaryIO, output: int) -> NoReturn:
         # A terminal sends these signals to all processes; the parent handles them.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        ready = call(prepare)
-        message, work = ready if isinstance(ready, tuple) else (ready, None)
+        work = call(prepare)
+        failed = isinstance(work, FAILURES)
         # Rows have no cycles, so that frequent collections only cost time.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         with suppress(BrokenPipeError, EOFError):
-            write_all(output, pickle.dumps(message))
-            while work is not None:
-                write_all(output, pickle.dumps(call(work, *pickle.load(requests))))
+            write_all(output, pickle.dumps(work if failed else None))
+            while not failed:
+                write_all(output, pickle.dumps(call(work, pickle.load(requests))))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from iris_wsgi.patterns.batch.exit_status import Miscounted
 from iris_wsgi.patterns.batch.options import CHECKPOINT, FileSpec, Options, open_output
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import AppendFile, StdStream, destination, replace_file
+from iris_wsgi.storage.remote_files import RemoteFiles, is_url, staging_folder
 from iris_wsgi.tabular.record_splitter import Chunk, Position
 from iris_wsgi.tabular.scorer import ScoredChunk
 
@@ -71,13 +72,25 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint | None:
     """Returns the checkpoint of an earlier run, if any. Raises BadSetting for a file that is not a checkpoint."""
     try:
-        checkpoint = Checkpoint(path, json.loads(path.read_text()))
-        checkpoint.progress(), checkpoint.document["of"], checkpoint.document["run"], checkpoint.status
+        return parse_checkpoint(path, path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def parse_checkpoint(path: Path | str, text: bytes) -> Checkpoint:
+    """Raises BadSetting if the content of a file is not a checkpoint."""
+    try:
+        checkpoint = Checkpoint(Path(path), json.loads(text))
+        checkpoint.progress(), checkpoint.document["of"], checkpoint.document["run"], checkpoint.status
     except (ValueError, TypeError, KeyError):
         raise BadSetting(f"{path} is not the record of a run; --force starts again") from None
     return checkpoint
+
+
+def check_same_run(target: object, old: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises BadSetting if an output is of another input, model, or options."""
+    if differing := [name for name in now if old.get(name) != now[name]]:
+        raise BadSetting(f"{target} is of another run: its {' and '.join(differing)} differ; --force starts again")
 
 
 def timestamp() -> str:
@@ -85,7 +98,9 @@ def timestamp() -> str:
 
 
 def file_identity(path: str) -> dict[str, Any]:
-    """Returns the size and the modification time of the input, which identify its content."""
+    """Returns the size and the modification time or version of the input, which identify its content."""
+    if is_url(path):
+        return RemoteFiles(path).identity()
     status = os.stat(path)
     return {"path": path, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
@@ -120,11 +135,10 @@ class Results:
         found = read_checkpoint(self.checkpoint.path)
         if found is None:
             if self.target.exists():
-                raise BadSetting(f"{self.target} exists and has no record of a run; --force overwrites it")
+                raise BadSetting(f"{self.options.target.name} exists and has no record of a run; --force overwrites it")
             return None
         old, now = found.document["of"], self.checkpoint.document["of"]
-        if differing := [name for name in now if old.get(name) != now[name]]:
-            raise BadSetting(f"{self.target} is of another run: its {' and '.join(differing)} differ; --force starts again")
+        check_same_run(self.options.target.name, old, now)
         if now["input"] is None or (found.status == "succeeded" and not self.target.exists()):
             return None
         return found
@@ -190,6 +204,57 @@ class Results:
             self.errors.discard()
         if not self.options.target.is_stream:
             self.checkpoint.save("succeeded", self.progress)
+
+
+class RemoteOutput:
+    """Output of a run at URLs. The run writes local files with `options`, which are uploaded when they are complete."""
+
+    def __init__(self, options: Options) -> None:
+        """Takes the options with the URLs. Raises BadSetting."""
+        folder = staging_folder(options.target.path)
+        self.options = options._replace(target=staged(options.target, folder / "output"))
+        if is_url(options.errors.path):
+            self.options = self.options._replace(errors=staged(options.errors, folder / "errors"))
+        RemoteFiles(options.target.path).check_writable()
+
+    def finished(self, run_of: dict[str, Any]) -> Checkpoint | None:
+        """Returns the record of this run if its output is complete. Raises BadSetting for the output of another run."""
+        url = self.options.target.url
+        if self.options.force:
+            return None
+        record = RemoteFiles(url + CHECKPOINT).read()
+        if record is None:
+            if RemoteFiles(url).exists():
+                raise BadSetting(f"{url} exists and has no record of a run; --force overwrites it")
+            return None
+        found = parse_checkpoint(url + CHECKPOINT, record)
+        check_same_run(url, found.document["of"], run_of)
+        return found if found.status == "succeeded" and RemoteFiles(url).exists() else None
+
+    def upload(self) -> None:
+        """Uploads the files and removes them here. A repetition has the same result. Raises BadSetting and Stopped."""
+        target, errors = self.options.target, self.options.errors
+        pairs = [(target.path, target.url), *([(errors.path, errors.url)] if errors.url else [])]
+        # An output without a record is incomplete.
+        pairs.append((target.path + CHECKPOINT, target.url + CHECKPOINT))
+        for path, url in pairs:
+            if os.path.exists(path):
+                RemoteFiles(url).upload(Path(path))
+            elif self.options.force:
+                # The bad rows of an earlier run.
+                RemoteFiles(url).remove()
+        for path, _ in pairs:
+            Path(path).unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Removes the local folder, unless a run has left files there."""
+        with suppress(OSError):
+            Path(self.options.target.path).parent.rmdir()
+
+
+def staged(spec: FileSpec, path: Path) -> FileSpec:
+    return spec._replace(path=str(path), url=spec.path)
 
 
 def checkpoint_path(options: Options) -> Path:

@@ -1,21 +1,26 @@
 """Sources of rows: a file or a stream, compressed or not, read from its start or from the position of a checkpoint."""
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.options import STANDARD, FileSpec
 from iris_wsgi.settings import BadSetting
+from iris_wsgi.storage.remote_files import RemoteFiles, is_url, shown
 from iris_wsgi.tabular.columns import BLANK, SEPARATORS, split_record
 from iris_wsgi.tabular.record_splitter import BOM, CHUNK_BYTES, SWAPPED, Chunk, Position, RecordSplitter, line_end
 
 if TYPE_CHECKING:
+    from pyarrow import Schema
+
     from iris_wsgi.tabular.parquet import ParquetSource
 
     RowSource: TypeAlias = "TextSource | ParquetSource"
+    Layout: TypeAlias = "TextLayout | Schema"
 
 # First bytes of files that are not UTF-8 text, and the remedy.
 UTF_16 = "is UTF-16, as Excel's Unicode Text is; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"
@@ -29,6 +34,14 @@ LINE_ENDS = b"\r\n"
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None, "parquet": None}
 
 
+class TextLayout(NamedTuple):
+    """Properties of a CSV or JSON Lines file that the reader of its chunks needs."""
+
+    delimiter: str | None
+    first: bytes
+    swapped: bool
+
+
 def open_source(spec: FileSpec, header: bool, delimiter: str = "") -> "RowSource":
     """Opens the input. The default delimiter is that of the format, or of the header.
 
@@ -37,8 +50,21 @@ def open_source(spec: FileSpec, header: bool, delimiter: str = "") -> "RowSource
     if spec.format == "parquet":
         from iris_wsgi.tabular.parquet import ParquetSource
 
-        return ParquetSource(spec.path)
+        return ParquetSource(shown(spec.path), *(RemoteFiles(spec.path).open()[:1] if is_url(spec.path) else ()))
     return TextSource(spec, header, delimiter)
+
+
+def open_input(spec: FileSpec) -> tuple[BinaryIO, int | None]:
+    """Returns the opened file and its size, if known. Raises BadSetting, and Stopped for a URL that cannot be reached."""
+    if is_url(spec.path):
+        file, size = RemoteFiles(spec.path).open()
+        return io.BufferedReader(file), size
+    try:
+        # open() rejects a descriptor that is closed.
+        raw: BinaryIO = os.fdopen(0, "rb", closefd=False) if spec.path == STANDARD else open(spec.path, "rb")  # noqa: SIM115
+        return raw, None if spec.is_stream else os.fstat(raw.fileno()).st_size
+    except OSError as error:
+        raise BadSetting(f"{spec.path} cannot be read: {error.strerror}") from None
 
 
 class TextSource:
@@ -52,17 +78,12 @@ class TextSource:
 
     def __init__(self, spec: FileSpec, header: bool, delimiter: str) -> None:
         self.spec, self.delimiter, self.swapped = spec, delimiter or DELIMITERS[spec.format], False
-        try:
-            # open() rejects a descriptor that is closed.
-            self.raw: BinaryIO = os.fdopen(0, "rb", closefd=False) if spec.path == STANDARD else open(spec.path, "rb")  # noqa: SIM115
-            self.total = None if spec.is_stream else os.fstat(self.raw.fileno()).st_size
-        except OSError as error:
-            raise BadSetting(f"{spec.path} cannot be read: {error.strerror}") from None
+        self.raw, self.total = open_input(spec)
         self.stream = gzip.GzipFile(fileobj=self.raw, mode="rb") if spec.gzip else self.raw
         self.splitter = RecordSplitter(self, Position(), self.delimiter)
         for start, reason in OTHER_FILES.items():
             if self.splitter.buffer.startswith(start):
-                raise BadSetting(f"{spec.path} {reason}")
+                raise BadSetting(f"{shown(spec.path)} {reason}")
         if self.splitter.buffer.startswith(BOM):
             self.splitter.take(len(BOM), chunks=0)
         self.detect_line_end()
@@ -70,6 +91,10 @@ class TextSource:
             self.skip_blank(BLANK + SEPARATORS.encode())
             self.delimiter = self.splitter.delimiter = self.detect_delimiter()
         self.first = self.first_record(header) if self.delimiter else b""
+
+    @property
+    def layout(self) -> TextLayout:
+        return TextLayout(self.delimiter, self.first, self.swapped)
 
     def detect_line_end(self) -> None:
         """Exchanges carriage returns and line feeds from here on if carriage returns end the lines."""
@@ -105,7 +130,7 @@ class TextSource:
             data: bytes = self.stream.read(count)
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
-            raise Stopped(f"{self.spec.path} cannot be read to its end: {reason}") from None
+            raise Stopped(f"{shown(self.spec.path)} cannot be read to its end: {reason}") from None
         return data.translate(SWAPPED) if self.swapped else data
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -115,7 +140,7 @@ class TextSource:
             self.splitter = RecordSplitter(self, start, self.delimiter)
         yield from self.splitter.chunks()
         if self.total is not None and not self.spec.gzip and self.splitter.position.offset < self.total:
-            raise Stopped(f"{self.spec.path} was truncated during the run")
+            raise Stopped(f"{shown(self.spec.path)} was truncated during the run")
 
     def seek(self, offset: int) -> None:
         self.stream.seek(0 if self.spec.gzip else offset)

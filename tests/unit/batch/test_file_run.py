@@ -30,6 +30,7 @@ from sealed_models import seal
 
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, summary
+from iris_wsgi.settings import read_settings
 from iris_wsgi.tabular.columns import csv_columns
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.record_splitter import BadRow
@@ -1053,11 +1054,13 @@ def test_only_the_row_on_which_the_model_fails_is_left_out():
 
 def test_a_defect_is_reported_with_its_place_and_not_as_a_killed_process():
     from iris_wsgi.errors import Stopped
-    from iris_wsgi.patterns.batch.file_run import chunk_scorer
+    from iris_wsgi.patterns.batch.chunk_worker import ChunkWorker, ScoreChunk
 
     class Defective:
         def score(self, data, line):
             raise ZeroDivisionError("no rows")
 
+    worker = ChunkWorker(read_settings({}, {"model_dir": str(MODEL)}))
+    worker.scorer = Defective()
     with pytest.raises(Stopped, match=r"a defect at the rows from line 7 on: ZeroDivisionError\('no rows'\)"):
-        chunk_scorer(Defective(), bytes)(b"1,2", 7)
+        worker(ScoreChunk(b"1,2", 7))
