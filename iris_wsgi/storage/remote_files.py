@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from iris_wsgi.console import remedy_for_extra
@@ -99,21 +99,25 @@ class RemoteFiles:
         version = {name: str(info[name]) for name in ("ETag", "etag", "LastModified", "Last-Modified", "updated") if name in info}
         return {"path": shown(self.url), "bytes": info["size"], **version}
 
-    def open(self) -> tuple[RemoteFile, int | None]:
-        """Opens a file for reading. Returns its size, if known. Raises BadSetting and Stopped.
+    def open(self) -> tuple[RemoteFile, int]:
+        """Opens a file for reading, and returns its size. Raises BadSetting and Stopped.
 
         A file of a server that cannot send parts of it is downloaded first.
         """
         with self.translated():
-            info = self.system.info(self.path)
-            if self.scheme in WEB and not info.get("partial"):
-                copy = tempfile.TemporaryFile()  # noqa: SIM115
-                with self.system.open(self.path, "rb", block_size=0) as source:
-                    shutil.copyfileobj(source, copy, BLOCK_BYTES)
-                size = copy.tell()
-                copy.seek(0)
-                return RemoteFile(self.url, copy), size
-            return RemoteFile(self.url, self.system.open(self.path, "rb", block_size=BLOCK_BYTES)), info["size"]
+            file = self.system.open(self.path, "rb", block_size=BLOCK_BYTES)
+            if self.scheme in WEB and not sends_parts(file):
+                copy = self.downloaded()
+                return RemoteFile(self.url, copy), os.fstat(copy.fileno()).st_size
+            return RemoteFile(self.url, file), file.size
+
+    def downloaded(self) -> BinaryIO:
+        """Returns a temporary copy of a file, which no other process sees."""
+        copy = tempfile.TemporaryFile()  # noqa: SIM115
+        with self.system.open(self.path, "rb", block_size=0) as source:
+            shutil.copyfileobj(source, copy, BLOCK_BYTES)
+        copy.seek(0)
+        return copy
 
     def read(self) -> bytes | None:
         """Returns the content of a file, or None if it does not exist. Raises BadSetting and Stopped."""
@@ -161,6 +165,19 @@ class RemoteFiles:
         if isinstance(error, PermissionError) or "credentials" in str(error).lower():
             raise BadSetting(f"{where} is forbidden: {reason_of(error)}") from None
         raise Stopped(f"{where} cannot be reached: {reason_of(error)}") from None
+
+
+def sends_parts(file: Any) -> bool:
+    """Returns whether the web server of an open file sends its last byte alone."""
+    if not file.size:
+        return False
+    try:
+        file.seek(file.size - 1)
+        file.read(1)
+        file.seek(0)
+    except ValueError:
+        return False
+    return True
 
 
 def shown(url: str) -> str:

@@ -134,5 +134,4 @@ def output_name(name: str, out_format: str | None) -> str:
     """Returns the name of an output in another format."""
     if not out_format:
         return name
-    stem = name.removesuffix(".gz")
-    return f"{stem.rpartition('.')[0] or stem}.{out_format}"
+    return f"{os.path.splitext(name.removesuffix('.gz'))[0]}.{out_format}"

@@ -21,6 +21,20 @@ from pathlib import Path
 import broken_models
 import numpy as np
 import pytest
+from batch_command import (
+    BAD_ARGUMENTS,
+    BAD_MODEL,
+    FEATURES,
+    GOOD,
+    HEADER,
+    INTERRUPTED,
+    MISCOUNTED,
+    STOPPED,
+    TOO_MANY_BAD,
+    batch,
+    command,
+    text_of,
+)
 from http_clients import CI, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,34 +50,10 @@ from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.record_splitter import BadRow
 
 MODEL_OF_IRIS = load_model(MODEL)[0]
-FEATURES = [feature.name for feature in MODEL_OF_IRIS.features]
-HEADER = ",".join(["id", *FEATURES])
 PROBABILITIES = [f"probability_{label}" for label in MODEL_OF_IRIS.labels]
 ROWS = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]
 # Total number of kills of a run, by its output.
 KILLS = {"out.csv": 40, "out.jsonl.gz": 15, "out.parquet": 6} if CI else {"out.csv": 2, "out.jsonl.gz": 1, "out.parquet": 1}
-GOOD, BAD_MODEL, BAD_ARGUMENTS, TOO_MANY_BAD, INTERRUPTED, STOPPED, MISCOUNTED = range(7)
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "iris_wsgi", "batch", "--model-dir", str(MODEL), *map(str, arguments)]
-
-
-def batch(*arguments: str | Path, status: int = GOOD, **options) -> subprocess.CompletedProcess:
-    result = subprocess.run(command(*arguments), capture_output=True, timeout=120, **options)
-    assert result.returncode == status, result.stderr.decode()
-    assert b"Traceback" not in result.stderr
-    return result
-
-
-def text_of(count: int, header: str = HEADER) -> str:
-    """Returns CSV with this number of rows, the same each time."""
-    chance = random.Random(7)
-    lines = [header]
-    for i in range(count):
-        values = (chance.uniform(4.3, 7.9), chance.uniform(2, 4.4), chance.uniform(1, 6.9), chance.uniform(0.1, 2.5))
-        lines.append(f"r{i}," + ",".join(f"{value:.3f}" for value in values))
-    return "\n".join(lines) + "\n"
 
 
 def answers(rows: list[list[float]]) -> list[tuple[str, list[float]]]:
