@@ -16,11 +16,11 @@ from iris_wsgi.patterns.batch.process_pool import ProcessPool
 from iris_wsgi.patterns.batch.results import Results, file_identity
 from iris_wsgi.patterns.batch.sources import DELIMITERS, TextSource, open_source
 from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.tabular.chunk_scorer import ChunkScorer, RowReader, RowWriter, ScoredChunk
 from iris_wsgi.tabular.columns import csv_columns, feature_names, spelled_names
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.record_splitter import Chunk
-from iris_wsgi.tabular.scorer import RowReader, RowWriter, ScoredChunk, Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
 if TYPE_CHECKING:
@@ -154,10 +154,10 @@ def prepare(
     pack = compress if options.target.gzip else bytes
     metadata = {"name": model.name, "version": model.version, "digest": model.digest, "seal": golden.seal}
     message = ReadyMessage(metadata, model.labels, pack(writer.start), [*dict.fromkeys((*features, *options.keep))])
-    return message, chunk_scorer(Scorer(model, reader, writer), pack)
+    return message, chunk_scorer(ChunkScorer(model, reader, writer), pack)
 
 
-def chunk_scorer(scorer: Scorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes, int], ScoredChunk]:
+def chunk_scorer(scorer: ChunkScorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes, int], ScoredChunk]:
     def score(data: bytes, line: int) -> ScoredChunk:
         try:
             scored = scorer.score(data, line)
