@@ -32,6 +32,7 @@ RANKS = {
     "wsgi": 7,
     "tabular": 7,
     "services": 8,
+    "scorer": 8,
     "client": 9,
     "patterns": 10,
     "factory": 11,
@@ -235,6 +236,10 @@ def test_a_pattern_imports_no_other_pattern_except_the_two_named_ones():
 def test_only_the_factory_and_the_commands_import_patterns():
     importers = {name for name in modules() if top(name) != "patterns" and any(top(item) == "patterns" for item in imports(name))}
     assert importers == {"factory", "cli.main"}
+
+
+def test_no_module_outside_of_the_batch_pattern_imports_the_scorer_of_tables():
+    assert not [name for name in modules() if "scorer" in imports(name) and not name.startswith("patterns.batch.")]
 
 
 def test_an_optional_package_is_imported_in_one_module():

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from iris_wsgi.codec.decimals import parse_decimals
 from iris_wsgi.codec.model_schema import Array, RowSchema
+from iris_wsgi.tabular.chunk_scorer import Rows
 from iris_wsgi.tabular.columns import Columns
 from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue, is_number
 from iris_wsgi.tabular.record_splitter import NOT_UTF8, SWAPPED_TEXT, BadRow
-from iris_wsgi.tabular.scorer import Rows
 
 LINE_FEED = ord("\n")
 # With a higher share of numbers that parse_decimals() leaves out, loadtxt is faster than a loop in Python.

@@ -7,9 +7,9 @@ from operator import itemgetter
 from typing import Any
 
 from iris_wsgi.codec.model_schema import RowSchema
+from iris_wsgi.tabular.chunk_scorer import Rows
 from iris_wsgi.tabular.feature_values import AmbiguousColumns, FeatureColumns, FeatureValues
 from iris_wsgi.tabular.record_splitter import NOT_UTF8, BadRow
-from iris_wsgi.tabular.scorer import Rows
 
 # json.loads without its search for white space around the document, which takes longer than a row.
 scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Parquet reader and writer with pyarrow, one record batch at a time."""
+"""Parquet reader and writer with pyarrow, one record batch at a time, and the columns of the tables in memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, BinaryIO
 
@@ -13,15 +13,15 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 import pyarrow as arrow
 from pyarrow import ipc, parquet
 
-from iris_wsgi.codec.model_schema import INTEGER_TYPES, REGRESSOR, Array, RowSchema
+from iris_wsgi.codec.model_schema import INTEGER_TYPES, REGRESSOR, Array, OutputSchema, RowSchema
 from iris_wsgi.errors import Stopped
 from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import WHOLE, AppendFile, move_into_place
+from iris_wsgi.tabular.chunk_scorer import Rows, select
 from iris_wsgi.tabular.feature_values import FeatureValues
 from iris_wsgi.tabular.record_splitter import EMPTY, BadRow, Chunk, Position
-from iris_wsgi.tabular.scorer import Rows, select
-from iris_wsgi.tabular.writers import DIGEST, LABEL, check_width, csv_text, output_names, value_names
+from iris_wsgi.tabular.writers import DIGEST, ERROR, LABEL, check_width, csv_text, output_names, value_names
 
 BATCH_ROWS = 8192
 # Record batches per row group.
@@ -92,20 +92,28 @@ class ParquetSource:
 class ParquetReader:
     """Converts record batches to rows."""
 
-    def __init__(self, schema: arrow.Schema, rows: RowSchema, features: Sequence[str], keep: Sequence[str], texts: bool) -> None:
-        """Checks the columns of the features and the kept ones.
+    def __init__(
+        self,
+        schema: arrow.Schema,
+        rows: RowSchema,
+        features: Sequence[str],
+        keep: Sequence[str],
+        texts: bool,
+        where: str = "IN",
+    ) -> None:
+        """Checks the columns of the features and the kept ones; `where` is the name of the input in messages.
 
         With `texts`, kept columns become values of JSON; otherwise they stay Arrow arrays. Raises BadSetting if a column is
         missing or has an unusable type.
         """
         for name in (*features, *keep):
             if len(schema.get_all_field_indices(name)) != 1:
-                raise BadSetting(f"IN has no column {name!r}, or several; it has {', '.join(schema.names[:12])}")
+                raise BadSetting(f"{where} has no column {name!r}, or several; it has {', '.join(schema.names[:12])}")
         for name, feature in zip(features, rows.features, strict=True):
             kind = schema.field(name).type
             if not fits_type(kind, feature.type):
                 needed = {"string": "text", "bool": "true or false"}.get(feature.type, "numeric")
-                raise BadSetting(f"the column {name!r} of IN holds {kind}, which is not {needed}")
+                raise BadSetting(f"the column {name!r} of {where} holds {kind}, which is not {needed}")
         self.features, self.keep, self.texts = features, keep, texts
         self.values = FeatureValues(rows)
         self.kept_types = [schema.field(name).type for name in keep]
@@ -116,7 +124,10 @@ class ParquetReader:
 
     def rows(self, data: bytes, line: int) -> Rows:
         """Parses a batch; `line` is the number of its first row, from 1."""
-        batch = ipc.read_record_batch(arrow.py_buffer(data), self.schema)
+        return self.rows_of(ipc.read_record_batch(arrow.py_buffer(data), self.schema), line)
+
+    def rows_of(self, batch: arrow.RecordBatch, line: int) -> Rows:
+        """Converts a record batch with the columns of the features and the kept ones."""
         columns = [batch.column(name) for name in self.features]
         if (whole := self.floats(columns, batch.num_rows)) is not None:
             kept = [self.kept(batch.column(name), kind) for name, kind in zip(self.keep, self.kept_types, strict=True)]
@@ -265,11 +276,13 @@ class ArrowWriter:
         return arrow.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
-def number_array(values: Array, kind: arrow.DataType) -> arrow.Array:
-    """Returns numbers as an array of Arrow."""
-    return arrow.Array.from_buffers(
-        kind, len(values), [None, arrow.py_buffer(np.ascontiguousarray(values, kind.to_pandas_dtype()))]
-    )
+def number_array(values: Array, kind: arrow.DataType, missing: NDArray[np.bool_] | None = None) -> arrow.Array:
+    """Returns numbers as an array of Arrow, in which the missing ones are null."""
+    validity = None
+    if missing is not None and missing.any():
+        validity = arrow.py_buffer(np.packbits(~missing, bitorder="little"))
+    numbers = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return arrow.Array.from_buffers(kind, len(values), [validity, arrow.py_buffer(numbers)])
 
 
 def text_array(words: Sequence[str]) -> arrow.Array:
@@ -298,3 +311,82 @@ class ParquetFile(AppendFile):
                 writer.write_table(arrow.Table.from_batches(group, stream.schema))
         move_into_place(whole, self.path)
         self.discard()
+
+
+def is_arrow(batch: Any) -> bool:
+    """Returns whether an object is a record batch or a table."""
+    return isinstance(batch, (arrow.RecordBatch, arrow.Table))
+
+
+def feature_table(columns: Sequence[Any], names: Sequence[str], rows: RowSchema) -> arrow.Table:
+    """Returns the columns of the features: arrays of Arrow, of numpy, or of pandas, in which NaN is a missing value.
+
+    Raises ValueError for a column that Arrow cannot hold.
+    """
+    arrays = []
+    for values, name, feature in zip(columns, names, rows.features, strict=True):
+        try:
+            arrays.append(plain_column(as_arrow(values), feature.type))
+        except (arrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the column {name!r} of the batch cannot be read as one type: {reason(error)}") from None
+    return arrow.Table.from_arrays(arrays, list(names))
+
+
+def as_arrow(values: Any) -> Any:
+    """Returns a column as an array of Arrow or as several chunks. Raises the exceptions of pyarrow."""
+    if isinstance(values, (arrow.Array, arrow.ChunkedArray)):
+        return values
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        return arrow.array(values, from_pandas=True)
+    # Arrow casts few types of 16-bit floats.
+    numbers = values.astype(np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("="), copy=False)
+    missing = np.isnan(numbers) if numbers.dtype.kind == "f" else None
+    if missing is not None and missing.all():
+        return arrow.nulls(len(numbers))
+    return number_array(numbers, arrow.from_numpy_dtype(numbers.dtype), missing)
+
+
+def plain_column(column: Any, feature: str) -> Any:
+    """Returns a column without a dictionary. A column without any value gets the type of its feature."""
+    if arrow.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if arrow.types.is_null(column.type):
+        return column.cast({"string": arrow.string(), "bool": arrow.bool_()}.get(feature, arrow.float64()))
+    return column
+
+
+def feature_fields(schema: arrow.Schema, at: Sequence[int], rows: RowSchema) -> arrow.Table:
+    """Returns a table without rows, with the columns of the features at these positions of a schema."""
+    columns = [arrow.nulls(0, schema.field(i).type) for i in at]
+    return feature_table(columns, [schema.field(i).name for i in at], rows)
+
+
+def result_schema(schema: arrow.Schema, kept: Sequence[int], outputs: OutputSchema) -> arrow.Schema:
+    """Returns the columns at the kept positions, and those of result_columns()."""
+    fields = [schema.field(i) for i in kept]
+    fields += [] if outputs.kind == REGRESSOR else [arrow.field(LABEL, arrow.string())]
+    fields += [arrow.field(name, arrow.float32()) for name in value_names(outputs)]
+    return arrow.schema([*fields, arrow.field(ERROR, arrow.string())], schema.metadata)
+
+
+def result_columns(outputs: OutputSchema, numbers: NDArray[np.intp], values: Array, errors: Mapping[int, str]) -> list[Any]:
+    """Returns the labels, the values [n, columns], and the errors by row, as arrays of Arrow. Bad rows have null values.
+
+    `numbers` are those of the labels.
+    """
+    is_bad = np.zeros(len(values), bool)
+    is_bad[list(errors)] = True
+    columns = []
+    if outputs.kind != REGRESSOR:
+        columns.append(text_array(outputs.labels).take(number_array(numbers, arrow.int32(), is_bad)))
+    columns += [number_array(column, arrow.float32(), is_bad) for column in values.T]
+    places = np.zeros(len(values), np.int32)
+    places[list(errors)] = np.arange(len(errors))
+    texts = text_array(list(errors.values()) or [""])
+    return [*columns, texts.take(number_array(places, arrow.int32(), ~is_bad))]
+
+
+def with_results(batch: Any, kept: Sequence[int], outputs: OutputSchema, added: Sequence[Any]) -> Any:
+    """Returns a record batch or a table of its columns at the kept positions and of these added ones."""
+    columns = [batch.column(i) for i in kept]
+    return type(batch).from_arrays([*columns, *added], schema=result_schema(batch.schema, kept, outputs))

@@ -14,7 +14,7 @@ from iris_wsgi.errors import InvalidOutput
 from iris_wsgi.model.session import Model
 from iris_wsgi.settings import BadSetting
 
-LABEL, DIGEST = "label", "model_digest"
+LABEL, DIGEST, ERROR = "label", "model_digest", "error"
 # The start of the names of the columns with probabilities, scores, and values.
 PREFIXES = {CLASSIFIER: "probability_", SCORES: "score_", REGRESSOR: ""}
 

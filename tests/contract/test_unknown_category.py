@@ -18,7 +18,7 @@ from packed_models import MIXED_FEATURES, mixed_columns, write
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.model.session import NOT_A_CATEGORY
-from iris_wsgi.tabular.scorer import UNKNOWN_CATEGORY
+from iris_wsgi.tabular.chunk_scorer import UNKNOWN_CATEGORY
 
 PACKED = mixed_columns(strict=True)
 KNOWN = PACKED.rows[0]

@@ -29,7 +29,8 @@ from iris_wsgi.settings import Settings, flag_of, name_of
 PERFORMANCE = (ROOT / "docs/performance.md").read_text()
 FENCES_OF_README = [fence for fence in FENCES if fence.document == ROOT / "README.md"]
 HERE = commands_for("here")
-PYTHON = [fence for fence in FENCES if fence.language == "python"]
+# tests/spark runs the example that needs Spark.
+PYTHON = [fence for fence in FENCES if fence.language == "python" and "pyspark" not in fence.text]
 # Start of a line that a user could type.
 TYPED = r"^\s*(\$ |\w+=\S+ \S|bin/|curl |docker |export |git |kubectl |minikube |pip |podman |python\S* )"
 
@@ -79,8 +80,9 @@ def test_every_command_works_and_has_the_shown_output(readme_server, item, tmp_p
 
 @pytest.mark.parametrize("item", PYTHON, ids=[item.document.name for item in PYTHON])
 def test_every_example_in_python_works_and_has_the_shown_output(readme_server, item, tmp_path):
-    if "iris_wsgi.pack" in item.text:
+    if "iris_wsgi.pack" in item.text or "pandas" in item.text:
         require_package("pandas")
+    (tmp_path / "model").symlink_to(ROOT / "model")
     text = run_command([sys.executable, "-c", with_test_server(item.text, readme_server.port, tmp_path)], tmp_path, tmp_path)
     assert matches_shown(text, item.output), text
 

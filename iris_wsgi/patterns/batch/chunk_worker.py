@@ -11,10 +11,10 @@ from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.batch.options import Options
 from iris_wsgi.patterns.batch.sources import DELIMITERS, TextLayout
 from iris_wsgi.settings import Settings
+from iris_wsgi.tabular.chunk_scorer import ChunkScorer, RowReader, RowWriter, ScoredChunk
 from iris_wsgi.tabular.columns import csv_columns, feature_names, spelled_names
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.jsonl_reader import JsonReader
-from iris_wsgi.tabular.scorer import RowReader, RowWriter, ScoredChunk, Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ChunkWorker:
         reader = make_reader(self.model, features, options, layout)
         writer = make_writer(self.model, options, reader)
         pack: Callable[[bytes], bytes] = compress if options.target.gzip else bytes
-        self.scorer, self.pack = Scorer(self.model, reader, writer), pack
+        self.scorer, self.pack = ChunkScorer(self.model, reader, writer), pack
         columns = [*dict.fromkeys((*features, *options.keep))]
         return OutputHead(self.metadata, self.model.labels, pack(writer.start), columns)
 

@@ -15,8 +15,8 @@ from iris_wsgi.patterns.batch.options import CHECKPOINT, FileSpec, Options, open
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import AppendFile, StdStream, destination, replace_file
 from iris_wsgi.storage.remote_files import RemoteFiles, is_url, staging_folder
+from iris_wsgi.tabular.chunk_scorer import ScoredChunk
 from iris_wsgi.tabular.record_splitter import Chunk, Position
-from iris_wsgi.tabular.scorer import ScoredChunk
 
 ERRORS_HEADER = b"line,column,reason\n"
 

@@ -30,9 +30,9 @@ from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCoun
 from iris_wsgi.patterns.batch.options import TableName, TableOptions
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.tabular.chunk_scorer import OUTPUT_NOT_FINITE, predict_apart
 from iris_wsgi.tabular.columns import feature_names, spelled_names
 from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue
-from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE, predict_apart
 
 if TYPE_CHECKING:
     from iris_wsgi.patterns.batch.postgres import PostgresTables

@@ -11,12 +11,12 @@ from iris_wsgi.errors import BadModel, Problem, UnknownCategory
 from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import StdStream
+from iris_wsgi.tabular.chunk_scorer import ChunkScorer
 from iris_wsgi.tabular.columns import BLANK, SEPARATORS, csv_columns, feature_names, split_record
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue, is_number
 from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.record_splitter import BOM, CARRIAGE_RETURN, RECORD_BYTES, SWAPPED, TOO_LONG, BadRow, line_end
-from iris_wsgi.tabular.scorer import Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
 READ_BYTES = 8192
@@ -85,14 +85,14 @@ def predict_stream(
     return count
 
 
-def score_line(scorer: Scorer, line: bytes, number: int, target: StdStream) -> list[BadRow]:
+def score_line(scorer: ChunkScorer, line: bytes, number: int, target: StdStream) -> list[BadRow]:
     scored = scorer.score(line, number)
     target.write(scored.data)
     # Every row is answered or reported.
     return scored.bad_rows if scored.bad_rows or scored.ok == 1 else [BadRow(number, "", LOST)]
 
 
-def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: bool) -> tuple[Scorer, bool]:
+def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: bool) -> tuple[ChunkScorer, bool]:
     """Derives the format from the first line. Returns the scorer, and whether this line is a row and not a header."""
     start = first.lstrip()[:1]
     if start in (b"{", b"["):
@@ -100,7 +100,7 @@ def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: boo
         positions = tuple(str(i + 1) for i in range(model.width)) if start == b"[" else ()
         features = feature_names(model, options.features or positions)
         reader = JsonReader(model.schema, features, options.keep, similar=not (options.features or positions))
-        return Scorer(model, reader, JsonWriter(model, options.keep, False)), True
+        return ChunkScorer(model, reader, JsonWriter(model, options.keep, False)), True
     text = first.decode("utf-8", "replace")
     delimiter = options.delimiter or next((one for one in SEPARATORS if len(split_record(text, one)) > 1), ",")
     # A line of numbers only, and of empty fields where a feature may be missing, is not a header.
@@ -108,7 +108,7 @@ def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: boo
     header = options.header and not all(is_number(field) or (model.schema.has_missing and not field.strip()) for field in fields)
     columns = csv_columns(model, first, delimiter, header, options.features, options.keep)
     writer = CsvWriter(model, options.keep, False, ",")
-    return Scorer(model, CsvReader(columns, delimiter, model.schema, swapped), writer), not header
+    return ChunkScorer(model, CsvReader(columns, delimiter, model.schema, swapped), writer), not header
 
 
 class LineReader:

@@ -1022,7 +1022,7 @@ def test_numbers_have_the_values_that_python_reads(row):
 
 
 def test_only_the_row_on_which_the_model_fails_is_left_out():
-    from iris_wsgi.tabular.scorer import MODEL_FAILS, OUTPUT_NOT_FINITE, Scorer
+    from iris_wsgi.tabular.chunk_scorer import MODEL_FAILS, OUTPUT_NOT_FINITE, ChunkScorer
     from iris_wsgi.tabular.writers import CsvWriter
 
     class Failing:
@@ -1036,7 +1036,7 @@ def test_only_the_row_on_which_the_model_fails_is_left_out():
             return response
 
     lines = [f"a{i},{value},3,1,1\n" for i, value in enumerate((5, 99, 98, 6))]
-    outcome = Scorer(Failing(), READER, CsvWriter(Failing(), ["id"], False, ",")).score("".join(lines).encode(), 2)
+    outcome = ChunkScorer(Failing(), READER, CsvWriter(Failing(), ["id"], False, ",")).score("".join(lines).encode(), 2)
     assert outcome.bad_rows == [BadRow(3, "", MODEL_FAILS), BadRow(4, "", OUTPUT_NOT_FINITE)]
     assert [line.split(",")[0] for line in outcome.data.decode().splitlines()] == ["a0", "a3"]
     assert sum(outcome.labels.values()) == 2

@@ -56,21 +56,16 @@ class RowWriter(Protocol):
         ...
 
 
-class Scorer:
+class ChunkScorer:
     """Scores chunks independently of each other."""
 
     def __init__(self, model: Model, reader: RowReader, writer: RowWriter) -> None:
         self.model, self.reader, self.writer = model, reader, writer
 
     def score(self, data: bytes, line: int) -> ScoredChunk:
-        rows = self.reader.rows(data, line)
-        if not len(rows.values):
+        rows, predictions = predict_rows(self.model, self.reader.rows(data, line))
+        if not len(predictions):
             return ScoredChunk(b"", 0, {}, rows.bad_rows)
-        rows, predictions = self.predict(rows)
-        if not np.isfinite(predictions).all():
-            good = np.asarray(np.isfinite(predictions).all(axis=1))
-            bad = dict.fromkeys(np.flatnonzero(~good).tolist(), OUTPUT_NOT_FINITE)
-            rows, predictions = select_rows(rows, bad), predictions[good]
         numbers, counts = self.labels(predictions)
         try:
             text = self.writer.text(rows.kept, numbers, self.model.outputs.values(predictions))
@@ -87,12 +82,21 @@ class Scorer:
         counts = np.bincount(numbers, minlength=len(outputs.labels)).tolist()
         return numbers, dict(zip(outputs.labels, counts, strict=True))
 
-    def predict(self, rows: Rows) -> tuple[Rows, Array]:
-        """Returns the rows on which the model succeeds, and their predictions. Raises BadModel if an output has another shape."""
-        predictions, reasons = predict_apart(self.model, rows.values)
-        if not reasons:
-            return rows, predictions
-        return select_rows(rows, reasons), np.delete(predictions, list(reasons), axis=0)
+
+def predict_rows(model: Model, rows: Rows) -> tuple[Rows, Array]:
+    """Returns the rows on which the model succeeds, and their predictions [n, outputs.width]. The others become bad rows.
+
+    Raises BadModel if an output has another shape.
+    """
+    if not len(rows.values):
+        return rows, np.empty((0, model.outputs.width), np.float32)
+    predictions, reasons = predict_apart(model, rows.values)
+    if not reasons and np.isfinite(predictions).all():
+        return rows, predictions
+    good = np.asarray(np.isfinite(predictions).all(axis=1))
+    for i in np.flatnonzero(~good).tolist():
+        reasons.setdefault(i, OUTPUT_NOT_FINITE)
+    return select_rows(rows, reasons), predictions[good]
 
 
 def predict_apart(model: Model, rows: Array) -> tuple[Array, dict[int, str]]:
