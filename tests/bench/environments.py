@@ -38,6 +38,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "bentoml": ("bentoml", "uvloop", "httptools", "numpy", "onnxruntime"),
     # For the section on whole files, which needs more packages.
     "batch": (f"{ROOT}[batch,parquet]",),
+    "ray": (f"{ROOT}[batch,parquet,ray]",),
+    # It does not support pandas 3.
+    "spark": (f"{ROOT}[spark]", "pandas==2.3.3"),
     "scripts": ("pandas", "pyarrow", "numpy", "onnxruntime"),
     "chart": ("matplotlib",),
     # Writes the heavier models of heavy.py.

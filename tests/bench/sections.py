@@ -7,6 +7,7 @@ from typing import NamedTuple
 import batch
 import batching
 import caching
+import engines
 import head_of_line
 import items
 import jobs
@@ -40,4 +41,5 @@ SECTIONS = {
     "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
     "remote": Section(remote.measure_round, remote.text, (), ("ours", "chart"), remote.draw),
     "batch": Section(batch.measure_round, batch.text, (), batch.USED),
+    "engines": Section(engines.measure_round, engines.text, (), engines.USED),
 }
