@@ -10,7 +10,9 @@ import pytest
 from batch_command import BAD_ARGUMENTS, FEATURES, GOOD, INTERRUPTED, TOO_MANY_BAD, batch, command, text_of
 from http_clients import wait_until
 
-from iris_wsgi.patterns.batch.file_set import InputFile, find_files, output_name, root_of
+from iris_wsgi.cli.main import read_words
+from iris_wsgi.patterns.batch.file_set import InputFile, find_files, output_name, parse_runs, root_of
+from iris_wsgi.settings import BadSetting
 
 BAD_ROW = "bad,5,3,1,x\n"
 
@@ -59,6 +61,7 @@ def test_a_complete_run_has_nothing_to_do_and_a_new_file_is_added(inputs, tmp_pa
     assert {name: data for name, data in outputs(tmp_path / "out").items() if name != "zero.csv"} == before
 
 
+@pytest.mark.long
 def test_a_changed_file_is_named_and_not_overwritten(inputs, tmp_path):
     batch(inputs, tmp_path / "out")
     (inputs / "one.csv").write_text(text_of(31, seed=4))
@@ -67,6 +70,7 @@ def test_a_changed_file_is_named_and_not_overwritten(inputs, tmp_path):
     assert b"61 rows" in batch(inputs, tmp_path / "out", "--force").stderr
 
 
+@pytest.mark.long
 def test_a_pattern_selects_files_and_another_format_renames_them(inputs, tmp_path):
     batch(f"{inputs}/*.csv", tmp_path / "flat", "--out-format", "jsonl")
     assert outputs(tmp_path / "flat").keys() == {"one.jsonl"}
@@ -74,6 +78,7 @@ def test_a_pattern_selects_files_and_another_format_renames_them(inputs, tmp_pat
     assert outputs(tmp_path / "deep").keys() == {"2026/two.csv", "2026/two.csv.errors.csv", "2026/11/three.csv"}
 
 
+@pytest.mark.long
 def test_files_of_several_formats_are_one_set(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.csv").write_text(text_of(3))
@@ -82,6 +87,7 @@ def test_files_of_several_formats_are_one_set(tmp_path):
     assert outputs(tmp_path / "out").keys() == {"a.csv", "b.jsonl"}
 
 
+@pytest.mark.long
 def test_shards_of_a_directory_are_different_files_and_together_all(inputs, tmp_path):
     for i in range(4):
         batch(inputs, tmp_path / "out", "--keep", "id", "--shard", f"{i}/4")
@@ -119,14 +125,14 @@ def test_an_unusable_file_is_named(inputs, tmp_path):
         ("twins", "out", ("--out-format", "jsonl"), "two files of IN would become a.jsonl"),
     ],
 )
-def test_a_set_without_a_safe_place_for_each_output_is_refused(inputs, tmp_path, source, target, options, message):
+def test_a_set_without_a_safe_place_for_each_output_is_refused(inputs, tmp_path, monkeypatch, source, target, options, message):
     (tmp_path / "twins").mkdir()
     for name in ("a.csv", "a.tsv"):
         (tmp_path / "twins" / name).write_text(text_of(1))
-    before = outputs(tmp_path)
-    result = batch(source, target, *options, status=BAD_ARGUMENTS, cwd=tmp_path)
-    assert message in result.stderr.decode()
-    assert outputs(tmp_path) == before
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadSetting) as refused:
+        parse_runs(read_words(["batch", source, target, *options])[1])
+    assert message in str(refused.value)
 
 
 def wait_for_part(process: subprocess.Popen, path: Path, size: int) -> None:
