@@ -143,6 +143,7 @@ def start(reference, tmp_path) -> Iterator[Callable[[str], SparkRun]]:
         if run.process.poll() is None:
             for pid in [*run.processes("")[::-1], run.process.pid]:
                 os.kill(pid, signal.SIGKILL)
+        if not run.process.stdout.closed:
             run.process.communicate()
 
 
