@@ -482,3 +482,26 @@ def test_the_schema_is_that_of_the_result():
         Scorer(MODEL).schema(arrow.schema([("id", arrow.int64())]))
     with pytest.raises(ValueError, match="the column 'sepal_length' of the batch holds string"):
         Scorer(MODEL).schema(table.schema.set(0, arrow.field("sepal_length", arrow.string())))
+
+
+class StructType:
+    """Schema of Spark, as far as the scorer uses it."""
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        self.fields = fields
+        self.names = [name for name, _ in fields]
+
+    def add(self, name: str, kind: str) -> "StructType":
+        return StructType([*self.fields, (name, kind)])
+
+
+def test_the_schema_of_spark_gets_the_same_columns(tmp_path):
+    given = StructType([("id", "bigint"), *((name, "double") for name in NAMES)])
+    added = [("label", "string"), *((name, "float") for name in VALUES), ("error", "string")]
+    assert Scorer(MODEL).schema(given).fields == given.fields + added
+    assert Scorer(MODEL, keep=["id"]).schema(given).fields == [("id", "bigint"), *added]
+    with pytest.raises(ValueError, match="has no column 'sepal_length'"):
+        Scorer(MODEL).schema(StructType([("id", "bigint")]))
+    regressor = Scorer(pack_regressor(tmp_path / "model"), keep=[])
+    numbers = StructType([(name, "float") for name in "abc"])
+    assert regressor.schema(numbers).fields == [("price", "float"), ("error", "string")]
