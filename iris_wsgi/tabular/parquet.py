@@ -100,6 +100,9 @@ class ParquetSource:
     def done(self, position: Position) -> int:
         return position.offset
 
+    def close(self) -> None:
+        self.file.close(force=True)
+
 
 class ParquetReader:
     """Converts record batches to rows."""

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from batch_command import BAD_ARGUMENTS, FEATURES, GOOD, HEADER, INTERRUPTED, batch, command, text_of
+from doc_examples import FENCES
 from http_clients import wait_until
 from optional_programs import require_package
+from project import MODEL
 
 pytestmark = pytest.mark.long
 
@@ -180,3 +182,20 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_the_example_of_ray_data_gives_the_rows_of_the_command(tmp_path, cluster):
+    arrow, parquet = require_package("pyarrow", "parquet"), require_package("pyarrow.parquet", "parquet")
+    (tmp_path / "model").symlink_to(MODEL)
+    (tmp_path / "rows").mkdir()
+    for i in range(2):
+        columns = {name: [1.5 + (7 * j + k + i) % 5 for j in range(200)] for k, name in enumerate(FEATURES)}
+        parquet.write_table(arrow.table({"id": range(200 * i, 200 * i + 200), **columns}), tmp_path / f"rows/{i}.parquet")
+    (example,) = [fence for fence in FENCES if fence.language == "python" and "import ray" in fence.text]
+    words = [sys.executable, "-c", example.text.replace("/tmp/", f"{tmp_path}/")]
+    subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, timeout=120, check=True)
+    batch("rows", "local", "--keep", "id", "--quiet", cwd=tmp_path)
+    local = arrow.concat_tables(parquet.read_table(path) for path in sorted((tmp_path / "local").glob("*.parquet")))
+    found = arrow.concat_tables(parquet.read_table(path) for path in (tmp_path / "scored").glob("*.parquet"))
+    assert found.column("error").null_count == 400
+    assert found.drop_columns("error").sort_by("id").to_pylist() == local.to_pylist()

@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -94,18 +94,15 @@ class PieceScorer:
         part = f"{secrets.token_hex(8)}.{self.files[file].target.format}"
         options = part_options(self.files[file], self.folder / part)
         worker = ChunkWorker(self.scorer.model, self.scorer.digest)
-        source = open_source(options.source, options.header, options.delimiter)
-        head = worker.open(OpenFile(options, source.layout))
-        # Lines of bad rows count from the start of the file.
-        before = 0 if groups is None or isinstance(source, TextSource) else source.select(*groups)
-        results = Results(options, {}, head.labels, head.start)
-        try:
-            results.begin()
-            for chunk in source.chunks(Position(), head.columns):
-                results.add(chunk, worker.score(ScoreChunk(chunk.data, chunk.start.line + before)))
-            results.finish()
-        finally:
-            results.close()
+        with closing(open_source(options.source, options.header, options.delimiter)) as source:
+            head = worker.open(OpenFile(options, source.layout))
+            # Lines of bad rows count from the start of the file.
+            before = 0 if groups is None or isinstance(source, TextSource) else source.select(*groups)
+            with closing(Results(options, {}, head.labels, head.start)) as results:
+                results.begin()
+                for chunk in source.chunks(Position(), head.columns):
+                    results.add(chunk, worker.score(ScoreChunk(chunk.data, chunk.start.line + before)))
+                results.finish()
         progress = results.progress
         return ScoredPiece(number, part, progress.ok, progress.bad, progress.labels)
 
@@ -143,6 +140,10 @@ class PartFolder:
             raise BadSetting(f"{folder} cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
+        """Removes all parts that were not moved. No process of the cluster may write any more."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+        with suppress(OSError):
+            self.parts.parent.rmdir()
         os.close(self.descriptor)
 
     def finished_run(self, force: bool) -> str:
@@ -199,10 +200,6 @@ class PartFolder:
             part.replace(self.folder / f"part-{i:05}{part.suffix}")
         sync(self.folder)
         self.save("succeeded", parts=len(pieces), **more)
-        self.clear()
-
-    def clear(self) -> None:
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
 
 
 class ClusterRun:
@@ -267,7 +264,6 @@ class ClusterRun:
             self.output.commit(pieces, **rows)
         else:
             self.output.save(status.run_status, **rows)
-            self.output.clear()
 
 
 def run_on_ray(given: Mapping[str, Any], settings: Settings) -> ExitStatus:
@@ -276,8 +272,7 @@ def run_on_ray(given: Mapping[str, Any], settings: Settings) -> ExitStatus:
     load_ray()
     scorer = Scorer(settings.model_dir, seal=settings.model_seal, ship=True)
     pieces, run_of = plan(files, scorer)
-    output = PartFolder(target, run_of)
-    try:
+    with closing(PartFolder(target, run_of)) as output:
         if earlier := output.finished_run(given["force"]):
             print_notice(f"nothing to do: run {earlier} has written {target}")
             return ExitStatus.GOOD
@@ -285,8 +280,6 @@ def run_on_ray(given: Mapping[str, Any], settings: Settings) -> ExitStatus:
         with cluster(worker_count(settings)[0], stop):
             progress = ProgressReporter(len(pieces), " pieces", given["quiet"])
             status, reason = run_to_end(run, target, files[0].max_bad, stop, progress)
-    finally:
-        output.close()
     if status is not ExitStatus.GOOD or not given["quiet"]:
         ok, bad = run.counts
         listed = f", listed in {target / ERRORS}" if (target / ERRORS).exists() else ""
@@ -330,11 +323,12 @@ def plan(files: Sequence[Options], scorer: Scorer) -> tuple[list[Piece], dict[st
     worker, pieces = ChunkWorker(scorer.model, scorer.digest), []
     for i, options in enumerate(files):
         try:
-            source = open_source(options.source, options.header, options.delimiter)
-            head = worker.open(OpenFile(options, source.layout))
+            with closing(open_source(options.source, options.header, options.delimiter)) as source:
+                head = worker.open(OpenFile(options, source.layout))
+                groups = [None] if isinstance(source, TextSource) else ranges(source.group_rows)
         except (BadSetting, Stopped) as error:
             raise type(error)(f"{options.source.name}: {error}") from None
-        pieces += [Piece(i, None)] if isinstance(source, TextSource) else [Piece(i, one) for one in ranges(source.group_rows)]
+        pieces += [Piece(i, one) for one in groups]
     options = files[0]
     run_of = {
         "input": [file_identity(one.source.path) for one in files],
