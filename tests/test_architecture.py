@@ -48,6 +48,7 @@ OPTIONAL = {
     "redis": {"storage.redis"},
     "psycopg": {"storage.postgres"},
     "pyarrow": {"tabular.parquet"},
+    "ray": {"patterns.batch.ray_engine"},
     "tqdm": {"console"},
     "fsspec": {"storage.remote_files"},
     "joblib": {"packing.from_estimator"},

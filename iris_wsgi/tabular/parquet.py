@@ -57,6 +57,18 @@ class ParquetSource:
         ]
         self.schema = self.layout = arrow.schema(fields)
         self.total: int | None = self.file.metadata.num_rows
+        self.groups: Sequence[int] | None = None
+
+    @property
+    def group_rows(self) -> list[int]:
+        """The number of rows of each row group."""
+        return [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+
+    def select(self, start: int, end: int) -> int:
+        """Makes these row groups the only ones that are read. Returns the number of rows before them."""
+        self.groups = range(start, end)
+        self.total = sum(self.group_rows[start:end])
+        return sum(self.group_rows[:start])
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
         schema, here = selected(self.schema, columns), Position()
@@ -74,9 +86,9 @@ class ParquetSource:
             raise Stopped(f"IN has {here.offset} rows; its footer says {self.total}")
 
     def batches(self, columns: list[str]) -> Iterator[arrow.RecordBatch]:
-        """Yields all batches. Of a remote file, one row group at a time is in memory."""
-        groups = [[i] for i in range(self.file.num_row_groups)] if self.is_remote else [None]
-        for group in groups:
+        """Yields the batches. Of a remote file, one row group at a time is in memory."""
+        wanted = range(self.file.num_row_groups) if self.groups is None else self.groups
+        for group in [[i] for i in wanted] if self.is_remote else [list(wanted)]:
             yield from self.file.iter_batches(BATCH_ROWS, row_groups=group, columns=columns, use_threads=False)
 
     def next_batch(self, batches: Iterator[arrow.RecordBatch]) -> arrow.RecordBatch | None:
@@ -87,6 +99,9 @@ class ParquetSource:
 
     def done(self, position: Position) -> int:
         return position.offset
+
+    def close(self) -> None:
+        self.file.close(force=True)
 
 
 class ParquetReader:

@@ -29,8 +29,8 @@ from iris_wsgi.settings import Settings, flag_of, name_of
 PERFORMANCE = (ROOT / "docs/performance.md").read_text()
 FENCES_OF_README = [fence for fence in FENCES if fence.document == ROOT / "README.md"]
 HERE = commands_for("here")
-# tests/spark runs the example that needs Spark.
-PYTHON = [fence for fence in FENCES if fence.language == "python" and "pyspark" not in fence.text]
+# tests/spark and tests/live/test_ray.py run the examples that need Spark and Ray.
+PYTHON = [fence for fence in FENCES if fence.language == "python" and not re.search("pyspark|import ray", fence.text)]
 # Start of a line that a user could type.
 TYPED = r"^\s*(\$ |\w+=\S+ \S|bin/|curl |docker |export |git |kubectl |minikube |pip |podman |python\S* )"
 

@@ -27,7 +27,7 @@ SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
 # Runs the command line without these packages.
 WITHOUT = """
 import runpy, sys
-sys.modules |= dict.fromkeys(("redis", "psycopg", "pyarrow", "tqdm"))
+sys.modules |= dict.fromkeys(("redis", "psycopg", "pyarrow", "ray", "tqdm"))
 runpy.run_module("iris_wsgi", run_name="__main__", alter_sys=True)
 """
 # The command, its exit status, and the last line of its output, or a part of it.
@@ -63,6 +63,8 @@ MISTAKES = {
     "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,
                               "PostgreSQL needs the package psycopg: run `bin/setup postgres`, or "),
     "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "run `bin/setup parquet`, or "),
+    "a batch on Ray": (("batch", "--model-dir", str(MODEL), "--engine", "ray", "rows.csv", "out"), 2,
+                       "--engine ray needs the package ray: run `bin/setup ray`, or "),
     "a batch of no file": (("batch", "--model-dir", str(MODEL), "none.csv", "out.csv"), 2, "none.csv cannot be read: No such"),
     "a tour of no URL": (("tour", "127.0.0.1:8000"), 1, "URL='127.0.0.1:8000' must be http://host[:port]"),
 }  # fmt: skip

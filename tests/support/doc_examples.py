@@ -20,6 +20,7 @@ OTHER_PLACES = {
         r"^bin/serve .*\nbin/test .*\n$",
         "bin/serve is the server of all other commands, and .ci/run runs these tests with bin/test",
     ),
+    "ray": (r"--engine ray ", "tests/live/test_ray.py runs it on a cluster of two processes"),
     "cluster": (
         r"\b(kubectl|minikube) |^manifests/release/",
         "there is no cluster: tests/project/test_manifest_commands.py checks what they need, and in which order",

@@ -50,15 +50,9 @@ Request: TypeAlias = OpenFile | ScoreChunk
 class ChunkWorker:
     """Scorer of the chunks of the file that was opened last."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises BadModel."""
-        self.model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
-        self.metadata = {
-            "name": self.model.name,
-            "version": self.model.version,
-            "digest": self.model.digest,
-            "seal": golden.seal,
-        }
+    def __init__(self, model: Model, seal: str) -> None:
+        self.model = model
+        self.metadata = {"name": model.name, "version": model.version, "digest": model.digest, "seal": seal}
 
     def __call__(self, request: Request) -> OutputHead | ScoredChunk:
         return self.open(request) if isinstance(request, OpenFile) else self.score(request)
@@ -85,6 +79,12 @@ class ChunkWorker:
             # Must not look like a killed process, after which users repeat the command.
             raise Stopped(f"a defect at the rows from line {request.line} on: {error!r}"[:300]) from None
         return scored._replace(data=self.pack(scored.data))
+
+
+def load_worker(settings: Settings) -> ChunkWorker:
+    """Raises BadModel."""
+    model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
+    return ChunkWorker(model, golden.seal)
 
 
 def compress(data: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from iris_wsgi.console import ProgressReporter, print_error, print_notice, remedy_for_extra
 from iris_wsgi.cpu_limits import worker_count
 from iris_wsgi.errors import BadModel, Stopped
-from iris_wsgi.patterns.batch.chunk_worker import ChunkWorker, OpenFile, OutputHead, ScoreChunk
+from iris_wsgi.patterns.batch.chunk_worker import OpenFile, OutputHead, ScoreChunk, load_worker
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, RunProgress, StopSignal, report, run_to_end, summary
 from iris_wsgi.patterns.batch.file_set import ERRORS, FileSet, parse_runs
 from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_table_options
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 def batch(settings: Settings, given: Mapping[str, Any]) -> int:
     """Runs the command and returns its exit status. Raises BadSetting and BadModel."""
     try:
+        if given["engine"] == "ray":
+            from iris_wsgi.patterns.batch.ray_engine import run_on_ray
+
+            return run_on_ray(given, settings)
         if given["table"] is None:
             return run_files(parse_runs(given), settings, worker_count(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
@@ -46,7 +50,7 @@ def run_files(files: FileSet, settings: Settings, processes: int) -> ExitStatus:
         except ImportError:
             raise BadSetting(f"Parquet needs the package pyarrow: {remedy_for_extra('parquet')}") from None
     # Before all threads, such as those of object storage, which a fork does not keep.
-    pool = ProcessPool(processes, lambda: ChunkWorker(settings))
+    pool = ProcessPool(processes, lambda: load_worker(settings))
     try:
         pool.wait_ready()
         return run_single(files.runs[0], pool) if files.is_single else run_set(files, pool)

@@ -19,6 +19,7 @@ STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
 # The suffix of the checkpoint of an output file.
 CHECKPOINT = ".run.json"
+CHECKPOINT_SECONDS = 1.0
 MAX_LINKS = 40
 # The folder in which Linux lists the open descriptors of a process.
 is_descriptor_folder = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd").fullmatch
@@ -111,7 +112,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bad", metavar="N|N%%", help="more bad rows fail the run (default: any number, but not all)")
     parser.add_argument("--shard", metavar="I/N", help="score only every Nth chunk of IN, or file of a directory, from I on")
     interval = "seconds between checkpoints, the maximum work that a killed run loses (default 1)"
-    parser.add_argument("--checkpoint", metavar="SECONDS", type=seconds(0, 3600), default=1.0, help=interval)
+    parser.add_argument("--checkpoint", metavar="SECONDS", type=seconds(0, 3600), help=interval)
+    engines = "local: processes of this machine (default); ray: a Ray cluster, with OUT as a directory"
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=engines)
     parser.add_argument("--table", metavar="NAME", help="score the rows of this table, in place of IN and OUT")
     url = "database of --table: sqlite:///file or postgresql://… (IRIS_DATABASE_URL, which hides it from other users)"
     parser.add_argument("--database", "--database-url", dest="database_url", metavar="URL", help=url)
@@ -145,7 +148,7 @@ def parse_file_options(given: Mapping[str, Any]) -> Options:
         errors,
         parse_option(given, "max_bad", max_bad, MaxBad()),
         parse_option(given, "shard", shard, (0, 1)),
-        given["checkpoint"],
+        CHECKPOINT_SECONDS if given["checkpoint"] is None else given["checkpoint"],
         given["force"],
         given["quiet"],
     )

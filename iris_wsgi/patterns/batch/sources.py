@@ -150,3 +150,6 @@ class TextSource:
     def done(self, position: Position) -> int:
         """Returns approximately how much of `total` precedes a position."""
         return self.raw.tell() if self.spec.gzip and not self.spec.is_stream else position.offset
+
+    def close(self) -> None:
+        self.raw.close()

@@ -1,0 +1,185 @@
+"""The pieces, the directory, and the record of batch with --engine ray, without a cluster."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread, current_thread
+
+import pytest
+from batch_command import text_of
+from optional_programs import require_package
+from project import MODEL
+
+from iris_wsgi.cli.main import read_words
+from iris_wsgi.console import ProgressReporter
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, StopSignal, run_to_end
+from iris_wsgi.patterns.batch.options import MaxBad
+from iris_wsgi.patterns.batch.process_pool import call
+from iris_wsgi.patterns.batch.ray_engine import ClusterRun, PartFolder, PieceScorer, parse_files, plan, ranges
+from iris_wsgi.scorer import Scorer
+from iris_wsgi.settings import BadSetting
+
+require_package("pyarrow", "parquet")
+
+
+class LocalRun(ClusterRun):
+    """Run whose pieces are scored in this process, each twice and the last one first."""
+
+    thread: Thread
+
+    def receive(self, found: SimpleQueue) -> None:
+        self.thread = current_thread()
+        score = PieceScorer(self.scorer, self.files, self.pieces, self.output.parts)
+        for i in reversed(range(len(self.pieces))):
+            for _ in range(2):
+                found.put(call(score, i))
+        found.put(None)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with three files of ten rows and a bad one each."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        (tmp_path / f"in/{i}.csv").write_text(text_of(10, seed=i) + "bad,5,3,1,x\n")
+    return tmp_path
+
+
+@pytest.fixture
+def run(inputs: Path, restored_signals: None) -> Callable[..., tuple[ExitStatus, str, ClusterRun]]:
+    """Function that runs the command from in to out in this process. It returns the status, the reason, and the run."""
+
+    def run_here(*words: str, limit: MaxBad | None = None) -> tuple[ExitStatus, str, ClusterRun]:
+        files = parse_files(given("in", "out", *words))
+        scorer = Scorer(MODEL, ship=True)
+        pieces, run_of = plan(files, scorer)
+        output, found = PartFolder(Path("out"), run_of), None
+        try:
+            output.finished_run(force="--force" in words)
+            found = LocalRun(files, pieces, scorer, output)
+            status, reason = run_to_end(found, "out", limit or MaxBad(), StopSignal(), ProgressReporter(3, " pieces", quiet=True))
+            return status, reason, found
+        finally:
+            if found:
+                found.thread.join()
+            output.close()
+
+    return run_here
+
+
+def given(*words: str) -> dict:
+    return dict(read_words(["batch", "--engine", "ray", *words])[1])
+
+
+def test_a_piece_that_was_scored_twice_counts_once_and_parts_are_in_the_order_of_the_files(run, inputs):
+    status, _, found = run("--keep", "id")
+    assert (status, found.counts) == (ExitStatus.GOOD, (30, 3))
+    assert sorted(os.listdir("out")) == ["_errors.csv", "_run.json", *(f"part-0000{i}.csv" for i in range(3))]
+    lines = [f"{inputs}/in/{i}.csv,12,petal_width,is not a number" for i in range(3)]
+    assert Path("out/_errors.csv").read_text().splitlines() == ["file,line,column,reason", *lines]
+    assert all(Path(f"out/part-0000{i}.csv").read_text().startswith("id,label,") for i in range(3))
+
+
+def test_a_run_with_too_many_bad_rows_writes_the_list_of_them_and_no_part(run):
+    status, reason, _ = run(limit=MaxBad(rows=2))
+    assert (status, reason) == (ExitStatus.TOO_MANY_BAD, "3 bad rows are more than --max-bad 2")
+    assert sorted(os.listdir("out")) == ["_errors.csv", "_run.json"]
+    assert json.loads(Path("out/_run.json").read_text())["status"] == "failed"
+    assert run(limit=MaxBad(rows=3))[0] is ExitStatus.GOOD
+
+
+def test_a_file_that_changed_since_the_plan_stops_the_run_with_its_name(run, inputs, monkeypatch):
+    original = plan
+
+    def replaced(*arguments):
+        found = original(*arguments)
+        (inputs / "in/1.csv").write_text("a,b\n1,2\n")
+        return found
+
+    monkeypatch.setitem(globals(), "plan", replaced)
+    with pytest.raises(BadSetting, match=r"in/1\.csv: IN has no column 'sepal_length'"):
+        run()
+
+
+def test_an_output_of_another_run_is_replaced_only_by_force(run):
+    assert run()[0] is ExitStatus.GOOD
+    with pytest.raises(BadSetting, match="out is of another run: its options differ; --force starts again"):
+        run("--digest")
+    assert run("--digest", "--force")[0] is ExitStatus.GOOD
+    Path("out/_run.json").unlink()
+    with pytest.raises(BadSetting, match="out has parts without the record of their run; --force overwrites them"):
+        run()
+
+
+def test_a_run_removes_what_a_killed_run_has_left(run):
+    run()
+    record = json.loads(Path("out/_run.json").read_text())
+    Path("out/_run.json").write_text(json.dumps(record | {"status": "running"}))
+    Path("out/_parts/old").mkdir(parents=True)
+    Path("out/_parts/old/1.csv").write_text("id\n")
+    Path("out/part-00009.csv").write_text("id\n")
+    assert run()[0] is ExitStatus.GOOD
+    assert sorted(os.listdir("out")) == ["_errors.csv", "_run.json", *(f"part-0000{i}.csv" for i in range(3))]
+
+
+def test_a_directory_with_other_files_is_refused_even_by_force(run):
+    Path("out").mkdir()
+    Path("out/mine.csv").write_text("id\n")
+    for words in ((), ("--force",)):
+        with pytest.raises(BadSetting, match=r"out has files that are not of a run, such as mine\.csv; name an empty directory"):
+            run(*words)
+    assert os.listdir("out") == ["mine.csv"]
+
+
+def test_two_runs_do_not_write_one_directory(run):
+    output = PartFolder(Path("out"), {})
+    with pytest.raises(BadSetting, match="another run is writing out"):
+        run()
+    output.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("in", "out", "--shard", "0/2"), "--shard is for --engine local, and not for ray"),
+        (("in", "out", "--checkpoint", "2"), "--checkpoint is for --engine local, and not for ray"),
+        (("in", "out", "--errors", "bad.csv"), "--errors is for --engine local, and not for ray"),
+        (("--table", "items"), "--table is for --engine local, and not for ray"),
+        (("-", "out", "--in-format", "csv"), "--engine ray reads and writes files, and not standard streams"),
+        (("in", "-"), "--engine ray reads and writes files, and not standard streams"),
+        (
+            ("in", "s3://bucket/out"),
+            "--engine ray writes OUT to a directory that all machines of the cluster share, and not s3://",
+        ),
+        (("in", "in/0.csv"), "OUT must be a directory with --engine ray: in/0.csv"),
+        (("in", "in/out"), "OUT is in the directory of IN"),
+        (("/dev/null", "out", "--in-format", "csv"), "/dev/null is not a regular file, which --engine ray needs"),
+        (("mixed", "out"), "IN has files of csv and jsonl: say --out-format"),
+        (("none.csv", "out"), "none.csv: "),
+        (("in", "out", "--keep", "day"), "in/0.csv: IN has no column 'day'"),
+    ],
+)
+def test_what_the_engine_cannot_do_is_refused(inputs, words, message):
+    (inputs / "mixed").mkdir()
+    for name in ("a.csv", "b.jsonl"):
+        (inputs / "mixed" / name).touch()
+    with pytest.raises(BadSetting) as refused:
+        plan(parse_files(given(*words)), Scorer(MODEL, ship=True))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([], [(0, 0)]),
+        ([5], [(0, 1)]),
+        ([1 << 20, 5], [(0, 1), (1, 2)]),
+        ([1 << 19, 1 << 19, 1 << 19], [(0, 2), (2, 3)]),
+        ([1 << 21, 1 << 21], [(0, 1), (1, 2)]),
+    ],
+)
+def test_row_groups_are_joined_to_pieces_of_a_million_rows(rows, found):
+    assert ranges(rows) == found
