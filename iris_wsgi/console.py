@@ -203,9 +203,8 @@ class ProgressReporter:
             self.bar.update(done - self.bar.n)
         elif not self.quiet and now - self.printed >= LINE_SECONDS:
             self.printed = now
-            if self.total:
-                moved = done - self.first[0]
-                left = (now - self.began) * (self.total - done) / moved if moved else 0
+            if self.total and (moved := done - self.first[0]):
+                left = (now - self.began) * (self.total - done) / moved
                 line = f"{done / self.total:.0%}, about {left:.0f} s to go, {line}"
             if log_formatter:
                 line = log_formatter("info", line, rows=rows, bad=bad)

@@ -40,7 +40,7 @@ from iris_wsgi.patterns.batch.results import Results, check_same_run, file_ident
 from iris_wsgi.patterns.batch.sources import TextSource, open_source
 from iris_wsgi.scorer import Scorer
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.storage.files import replace_file, sync
+from iris_wsgi.storage.files import PARTIAL, replace_file, sync
 from iris_wsgi.storage.remote_files import is_url, shown
 from iris_wsgi.tabular.record_splitter import Position
 
@@ -54,6 +54,8 @@ PIECE_ROWS = 1 << 20
 # Only requests and counts go through the object store of a local cluster.
 STORE_BYTES = 100 << 20
 POLL_SECONDS = 0.2
+# The number of processes that may die of one piece.
+MAX_DEATHS = 4
 
 
 class Piece(NamedTuple):
@@ -91,7 +93,10 @@ class PieceScorer:
 
     def score(self, number: int) -> ScoredPiece:
         file, groups = self.pieces[number]
-        part = f"{secrets.token_hex(8)}.{self.files[file].target.format}"
+        # Ray repeats a task forever. The file of an attempt whose process died is unfinished.
+        if len(list(self.folder.glob(f"{number}-*{PARTIAL}"))) >= MAX_DEATHS:
+            raise Stopped(f"{MAX_DEATHS} processes of the cluster died while they scored it, perhaps because memory is short")
+        part = f"{number}-{secrets.token_hex(8)}.{self.files[file].target.format}"
         options = part_options(self.files[file], self.folder / part)
         worker = ChunkWorker(self.scorer.model, self.scorer.digest)
         with closing(open_source(options.source, options.header, options.delimiter)) as source:

@@ -14,6 +14,7 @@ from project import MODEL
 
 from iris_wsgi.cli.main import read_words
 from iris_wsgi.console import ProgressReporter
+from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, StopSignal, run_to_end
 from iris_wsgi.patterns.batch.options import MaxBad
 from iris_wsgi.patterns.batch.process_pool import call
@@ -102,6 +103,24 @@ def test_a_file_that_changed_since_the_plan_stops_the_run_with_its_name(run, inp
     monkeypatch.setitem(globals(), "plan", replaced)
     with pytest.raises(BadSetting, match=r"in/1\.csv: IN has no column 'sepal_length'"):
         run()
+
+
+def test_a_piece_of_which_each_process_dies_stops_the_run(inputs):
+    files = parse_files(given("in", "out"))
+    scorer = Scorer(MODEL, ship=True)
+    pieces, _ = plan(files, scorer)
+    folder = inputs / "parts"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"1-{i}.csv.partial").touch()
+    # Four processes die of the piece 11, and three of the piece 1.
+    for i in range(4):
+        (folder / f"11-{i}.csv.partial").touch()
+    score = PieceScorer(scorer, files, pieces, folder)
+    assert score(1).ok == 10
+    (folder / "1-3.csv.partial").touch()
+    with pytest.raises(Stopped, match=r"in/1\.csv: 4 processes of the cluster died while they scored it"):
+        score(1)
 
 
 def test_an_output_of_another_run_is_replaced_only_by_force(run):
