@@ -23,9 +23,10 @@ from iris_wsgi.tabular.feature_values import FeatureValues
 from iris_wsgi.tabular.record_splitter import EMPTY, BadRow, Chunk, Position
 from iris_wsgi.tabular.writers import DIGEST, ERROR, LABEL, check_width, csv_text, output_names, value_names
 
-BATCH_ROWS = 8192
+# Larger batches take more memory in each process, and smaller ones more time.
+BATCH_ROWS = 4096
 # Record batches per row group.
-GROUP_BATCHES = 8
+GROUP_BATCHES = 16
 # Below, buffers are read and written without array() and to_numpy(). These import pandas if it is installed, and take 30 MB.
 
 # Type of a column of few different texts.
@@ -37,6 +38,7 @@ class ParquetSource:
 
     unit = " rows"
     delimiter: str | None = None
+    batch_rows = BATCH_ROWS
 
     def __init__(self, path: str, remote: BinaryIO | None = None) -> None:
         """Opens the file `path`, or reads the file `remote` of this name. Raises BadSetting if it is not Parquet."""

@@ -41,7 +41,7 @@ METHOD = """\
 # Title of each way, and what it reads.
 WAYS = {
     "command": ("the command, 2 processes", "one Parquet file"),
-    "shards": ("two shards, as an Indexed Job has", "one Parquet file"),
+    "shards": ("two shards, like an Indexed Job", "one Parquet file"),
     "ray": ("Ray, 2 actors", "ten Parquet files"),
     "spark": ("Spark, `local[2]`", "ten Parquet files"),
     "table": ("a table, 1 process", "SQLite"),
@@ -59,8 +59,8 @@ def commands(name: str, bench: Bench) -> list[list[str]]:
     if name == "command":
         return [[python, *words, one, f"{out}-command.parquet", *keep, "--workers", "2"]]
     if name == "shards":
-        shard = [python, *words, one, *keep, "--workers", "1"]
-        return [[*shard, f"{out}-shard{i}.parquet", "--shard", f"{i}/2"] for i in range(2)]
+        last = [*keep, "--workers", "1", "--shard"]
+        return [[python, *words, one, f"{out}-shard{i}.parquet", *last, f"{i}/2"] for i in range(2)]
     if name == "ray":
         return [[environments.python("ray"), *words, many, f"{out}-ray", *keep, "--engine", "ray", "--workers", "2"]]
     if name == "spark":

@@ -15,7 +15,7 @@ from iris_wsgi.patterns.batch.file_set import ERRORS, FileSet, parse_runs
 from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_table_options
 from iris_wsgi.patterns.batch.process_pool import ProcessPool
 from iris_wsgi.patterns.batch.results import Progress, RemoteOutput, Results, file_identity
-from iris_wsgi.patterns.batch.sources import DELIMITERS, open_source
+from iris_wsgi.patterns.batch.sources import DELIMITERS, TextSource, open_source
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.storage.remote_files import is_url
 from iris_wsgi.tabular.record_splitter import Chunk
@@ -177,8 +177,9 @@ def run_file(
 
 def output_options(options: Options, source: "RowSource") -> dict[str, Any]:
     """Returns the options that affect the output."""
-    other = {"delimiter": source.delimiter} if source.delimiter != DELIMITERS[options.source.format] else {}
-    # Earlier versions wrote the labels of an unfinished Parquet file as texts. Such a file cannot be continued.
+    other: dict[str, Any] = {"delimiter": source.delimiter} if source.delimiter != DELIMITERS[options.source.format] else {}
+    # Earlier versions read other batches of Parquet, and wrote labels as texts. Their unfinished files cannot be continued.
+    other |= {} if isinstance(source, TextSource) else {"batch_rows": source.batch_rows}
     other |= {"labels": "dictionary"} if options.target.format == "parquet" else {}
     return other | {
         "in_format": options.source.format,

@@ -44,7 +44,6 @@ from sealed_models import seal
 
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, summary
-from iris_wsgi.settings import read_settings
 from iris_wsgi.tabular.columns import csv_columns
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.record_splitter import BadRow
@@ -945,8 +944,12 @@ def test_a_line_of_progress_has_its_numbers_in_a_json_log(monkeypatch, capsys):
 
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
     monkeypatch.setattr(console, "log_formatter", as_log_line)
-    console.ProgressReporter(100, "B", quiet=False).update(50, 5000, 2)
-    line = json.loads(capsys.readouterr().err)
+    progress = console.ProgressReporter(100, "B", quiet=False)
+    progress.update(10, 1000, 0)
+    progress.update(50, 5000, 2)
+    first, line = map(json.loads, capsys.readouterr().err.splitlines())
+    # The first amount of work says nothing about the rest.
+    assert first["message"].startswith("1000 rows")
     assert list(line) == ["time", "level", "message", "rows", "bad"] and line["message"].startswith("50%, about ")
     assert (line["level"], line["rows"], line["bad"]) == ("info", 5000, 2)
 
@@ -1050,7 +1053,7 @@ def test_a_defect_is_reported_with_its_place_and_not_as_a_killed_process():
         def score(self, data, line):
             raise ZeroDivisionError("no rows")
 
-    worker = ChunkWorker(read_settings({}, {"model_dir": str(MODEL)}))
+    worker = ChunkWorker(MODEL_OF_IRIS, "")
     worker.scorer = Defective()
     with pytest.raises(Stopped, match=r"a defect at the rows from line 7 on: ZeroDivisionError\('no rows'\)"):
         worker(ScoreChunk(b"1,2", 7))
