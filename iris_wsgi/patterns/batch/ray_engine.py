@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,12 +49,13 @@ from iris_wsgi.tabular.record_splitter import Position
 PARTS, RECORD, ERRORS = "_parts", "_run.json", "_errors.csv"
 ERRORS_HEADER = ("file", "line", "column", "reason")
 is_part = re.compile(r"part-\d{5,}\.(?:csv|tsv|jsonl|parquet)").fullmatch
+is_address = re.compile(r"(?:\w+://)?(.+):(\d{1,5})").fullmatch
 LOCAL_ONLY = ("table", *TABLE_ONLY, "shard", "checkpoint", "errors")
 # The minimum number of rows of a piece of a Parquet file; the last piece has the rest. A text file is one piece.
 PIECE_ROWS = 1 << 20
 # Only requests and counts go through the object store of a local cluster.
 STORE_BYTES = 100 << 20
-POLL_SECONDS = 0.2
+POLL_SECONDS, CONNECT_SECONDS = 0.2, 10.0
 # The number of processes that may die of one piece.
 MAX_DEATHS = 4
 
@@ -228,6 +230,8 @@ class ClusterRun:
     def chunks(self) -> Iterator[int]:
         """Yields the number of finished pieces after each piece, and often enough for a signal to end the run."""
         self.output.begin()
+        # A signal may have arrived while the cluster was starting.
+        yield 0
         found: SimpleQueue[ScoredPiece | Exception | None] = SimpleQueue()
         Thread(target=self.receive, args=(found,), daemon=True).start()
         while True:
@@ -405,17 +409,26 @@ def cluster(processes: int, stop: StopSignal) -> Iterator[None]:
     local = {"num_cpus": processes, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
+        check_reachable(address)
         with muted():
             ray.init(address=address or "local", **({} if address else local), **quiet)
+    except SystemExit:
+        # Raised by Ray's handler of the signal, which replaces that of the run.
+        stop.number = signal.SIGTERM
     except Exception as error:
         where = f"the Ray cluster of RAY_ADDRESS={address}" if address else "a Ray cluster on this machine"
         raise Stopped(f"{where} cannot be used: {reason_of(error)}") from None
-    # Ray has replaced the handler.
     signal.signal(signal.SIGTERM, stop.on_signal)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Raises OSError if no server listens at HOST:PORT or SCHEME://HOST:PORT, for which Ray would wait for many minutes."""
+    if found := is_address(address):
+        socket.create_connection((found[1].strip("[]"), int(found[2])), CONNECT_SECONDS).close()
 
 
 def reason_of(error: Exception) -> str:

@@ -2,15 +2,17 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from shutil import copy
 from threading import Thread, current_thread
 
 import pytest
 from batch_command import text_of
 from optional_programs import require_package
-from project import MODEL
+from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import read_words
 from iris_wsgi.console import ProgressReporter
@@ -18,7 +20,7 @@ from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, StopSignal, run_to_end
 from iris_wsgi.patterns.batch.options import MaxBad
 from iris_wsgi.patterns.batch.process_pool import call
-from iris_wsgi.patterns.batch.ray_engine import ClusterRun, PartFolder, PieceScorer, parse_files, plan, ranges
+from iris_wsgi.patterns.batch.ray_engine import ClusterRun, PartFolder, PieceScorer, cluster, parse_files, plan, ranges
 from iris_wsgi.scorer import Scorer
 from iris_wsgi.settings import BadSetting
 
@@ -28,7 +30,7 @@ require_package("pyarrow", "parquet")
 class LocalRun(ClusterRun):
     """Run whose pieces are scored in this process, each twice and the last one first."""
 
-    thread: Thread
+    thread: Thread | None = None
 
     def receive(self, found: SimpleQueue) -> None:
         self.thread = current_thread()
@@ -53,9 +55,9 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(inputs: Path, restored_signals: None) -> Callable[..., tuple[ExitStatus, str, ClusterRun]]:
     """Function that runs the command from in to out in this process. It returns the status, the reason, and the run."""
 
-    def run_here(*words: str, limit: MaxBad | None = None) -> tuple[ExitStatus, str, ClusterRun]:
+    def run_here(*words: str, limit: MaxBad | None = None, model: Path = MODEL) -> tuple[ExitStatus, str, ClusterRun]:
         files = parse_files(given("in", "out", *words))
-        scorer = Scorer(MODEL, ship=True)
+        scorer = Scorer(model, ship=True)
         pieces, run_of = plan(files, scorer)
         output, found = PartFolder(Path("out"), run_of), None
         try:
@@ -64,7 +66,7 @@ def run(inputs: Path, restored_signals: None) -> Callable[..., tuple[ExitStatus,
             status, reason = run_to_end(found, "out", limit or MaxBad(), StopSignal(), ProgressReporter(3, " pieces", quiet=True))
             return status, reason, found
         finally:
-            if found:
+            if found and found.thread:
                 found.thread.join()
             output.close()
 
@@ -202,3 +204,32 @@ def test_what_the_engine_cannot_do_is_refused(inputs, words, message):
 )
 def test_row_groups_are_joined_to_pieces_of_a_million_rows(rows, found):
     assert ranges(rows) == found
+
+
+def test_a_cluster_that_cannot_be_reached_is_named(monkeypatch, restored_signals):
+    require_package("ray", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(Stopped, match=r"the Ray cluster of RAY_ADDRESS=127\.0\.0\.1:1 cannot be used: .*Connection refused"):
+        cluster(2, StopSignal()).__enter__()
+
+
+def test_an_output_of_another_model_is_refused(run, inputs):
+    run()
+    with pytest.raises(BadSetting, match="out is of another run: its model differ; --force starts again"):
+        run(model=MODEL / "fast")
+
+
+def test_the_script_installs_the_extra_for_the_engine(tmp_path):
+    (tmp_path / "bin").mkdir()
+    copy(ROOT / "bin/batch", tmp_path / "bin/batch")
+    # The status of bin/setup after a help text ends the script.
+    (tmp_path / "bin/setup").write_text('#!/bin/sh\necho "$1"; exit 64\n')
+    (tmp_path / "bin/setup").chmod(0o755)
+    for words, extras in (
+        ("--engine ray a b", "batch,ray"),
+        ("a b --engine=ray", "batch,ray"),
+        ("a ray", "batch"),
+        ("a b", "batch"),
+    ):
+        result = subprocess.run([tmp_path / "bin/batch", *words.split()], capture_output=True, text=True, check=True)
+        assert result.stdout == f"{extras}\n"
