@@ -1,5 +1,6 @@
 """The pieces, the directory, and the record of batch with --engine ray, without a cluster."""
 
+import csv
 import json
 import os
 import subprocess
@@ -10,8 +11,9 @@ from shutil import copy
 from threading import Thread, current_thread
 
 import pytest
-from batch_command import text_of
+from batch_command import batch, text_of
 from optional_programs import require_package
+from packed_models import KINDS, write_model
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import read_words
@@ -233,3 +235,17 @@ def test_the_script_installs_the_extra_for_the_engine(tmp_path):
     ):
         result = subprocess.run([tmp_path / "bin/batch", *words.split()], capture_output=True, text=True, check=True)
         assert result.stdout == f"{extras}\n"
+
+
+@pytest.mark.parametrize("kind", ["regressor", "scores", "columns of several types", "weights in a second file"])
+def test_a_model_of_another_kind_gives_the_bytes_of_a_local_run(inputs, kind):
+    packed = KINDS[kind]
+    folder, source = write_model(inputs / "model", kind), inputs / "rows.csv"
+    with source.open("w", newline="") as file:
+        csv.writer(file).writerows([[name for name, *_ in packed.features], *packed.rows])
+    batch(source, "local.csv", "--model-dir", folder)
+    files, scorer = parse_files(given("rows.csv", "out")), Scorer(folder, ship=True)
+    pieces, _ = plan(files, scorer)
+    found = PieceScorer(scorer, files, pieces, inputs)(0)
+    assert (inputs / found.part).read_bytes() == Path("local.csv").read_bytes()
+    assert found.ok == len(packed.rows) and list(found.labels) == list(packed.labels)
