@@ -43,6 +43,10 @@ class RemoteFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return int(self.file.seek(offset, whence))
 
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
     def readinto(self, buffer: Any, /) -> int:
         data = self.read(len(buffer))
         buffer[: len(data)] = data

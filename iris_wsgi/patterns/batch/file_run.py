@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iris_wsgi.console import ProgressReporter, print_error, print_notice, remedy_for_extra
@@ -153,23 +154,21 @@ def run_file(
     """Scores a file. Raises BadSetting, BadModel, and Stopped."""
     remote = RemoteOutput(options) if is_url(options.target.path) else None
     options = remote.options if remote else options
-    source = open_source(options.source, options.header, options.delimiter)
-    if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
-        print_notice(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
-    head: OutputHead = pool.broadcast(OpenFile(options, source.layout))
-    run_of = {
-        "input": None if options.source.is_stream else file_identity(options.source.path),
-        "model": head.model,
-        "options": output_options(options, source),
-    }
-    if remote and (found := remote.finished(run_of)):
-        remote.close()
-        return RunEnd(ExitStatus.GOOD, "", found.progress(), str(found.document["run"]))
-    results = Results(options, run_of, head.labels, head.start)
-    try:
-        end = execute(FileRun(options, source, head.columns, pool, results, is_last), stop, progress_of(source))
-    finally:
-        results.close()
+    with closing(open_source(options.source, options.header, options.delimiter)) as source:
+        if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
+            separator = f"the separator of the columns of IN is {source.delimiter!r}"
+            print_notice(f"{separator}, from its header; --delimiter sets another one")
+        head: OutputHead = pool.broadcast(OpenFile(options, source.layout))
+        run_of = {
+            "input": None if options.source.is_stream else file_identity(options.source.path),
+            "model": head.model,
+            "options": output_options(options, source),
+        }
+        if remote and (found := remote.finished(run_of)):
+            remote.close()
+            return RunEnd(ExitStatus.GOOD, "", found.progress(), str(found.document["run"]))
+        with closing(Results(options, run_of, head.labels, head.start)) as results:
+            end = execute(FileRun(options, source, head.columns, pool, results, is_last), stop, progress_of(source))
     if remote and end.status is ExitStatus.GOOD:
         remote.upload()
     return end
