@@ -31,7 +31,7 @@ WAIT_SECONDS = 1800
 METHOD = """\
 * The rows are random, with four decimals. They are in one Parquet file, in ten for Ray and Spark, and in a table of SQLite. The
   outputs have the id, the label, and three probabilities. Each way has two CPUs: two processes of the command, two shards of one
-  process each, two actors of Ray, and `local[2]` of Spark. A table has one process, because SQLite has one writer.
+  process each, a Ray cluster of two CPUs, and `local[2]` of Spark. A table has one process, because SQLite has one writer.
 * Seconds are those of the whole command, with the start of its processes and of its engine. CPU is that of all its processes,
   read from their clocks every 100 ms. Memory is the maximum sum of the proportional set sizes of all processes, in 10^6 bytes.
 * After each run each label and each probability is compared with the output of the command, by id.
@@ -42,7 +42,7 @@ METHOD = """\
 WAYS = {
     "command": ("the command, 2 processes", "one Parquet file"),
     "shards": ("two shards, like an Indexed Job", "one Parquet file"),
-    "ray": ("Ray, 2 actors", "ten Parquet files"),
+    "ray": ("Ray, 2 CPUs", "ten Parquet files"),
     "spark": ("Spark, `local[2]`", "ten Parquet files"),
     "table": ("a table, 1 process", "SQLite"),
 }

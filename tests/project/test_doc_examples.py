@@ -153,6 +153,7 @@ FIGURES = [
         for benchmark_name in ("hop from prep to pred", "fan-out to three members")
     ],
     [r"^\| iris_wsgi, 1 process +\| CSV +\| +([\d,]+) \| +([\d.]+) \|.*\| +(\d+) \| +[\d.]+ \|$"],
+    [r"^\| the command, 2 processes +\| one Parquet file +\| +[\d.]+ \| +([\d,]+) \| +([\d.]+) \| +[\d.]+ \| +(\d+) \|$"],
 ]
 
 
@@ -161,6 +162,15 @@ def test_the_figures_of_the_documents_are_those_of_the_last_benchmark_report():
     rows = re.findall(r"^\| .* \| (.*) \| `bin/bench(?: --only [\w,]+)?` \|$", PERFORMANCE, re.MULTILINE)
     measured = [[figure for place in row for figure in re.search(place, report, re.MULTILINE).groups()] for row in FIGURES]
     assert [re.findall(r"\d[\d,.]*\d|\d", row) for row in rows] == measured
+
+
+def test_the_table_of_the_ways_of_batch_has_the_figures_of_the_last_benchmark_report():
+    report = (ROOT / "docs/benchmark.md").read_text().partition("## Ten million rows")[2].partition("\n* ")[0]
+    measured = [re.split(r" +\| +", line.strip("| ")) for line in report.splitlines() if line.startswith("|")][3:]
+    table = (ROOT / "docs/patterns.md").read_text().partition("## Batch: which way")[2].partition("\n\n")[2].partition("\n\n")[0]
+    shown = [re.split(r" +\| +", line.strip("| ")) for line in table.splitlines()][2:]
+    # Seconds, CPU, and memory.
+    assert len(shown) == 5 and [line[-3:] for line in shown] == [[line[2], line[5], line[6]] for line in measured]
 
 
 def test_the_documents_name_the_best_peers_of_the_last_benchmark_report():

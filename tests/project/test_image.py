@@ -164,6 +164,13 @@ def test_the_server_returns_the_known_labels_within_the_limits_of_a_cluster(cont
     assert '"workers":1,' in server.logs() and "allows 0.5 of" in server.logs()
 
 
+def test_the_image_names_the_packages_that_it_does_not_have(runner):
+    for words, package in ((("/in.parquet", "/out.csv"), "pyarrow"), (("/in.csv", "/out", "--engine", "ray"), "ray")):
+        result = command(runner, "batch", *words)
+        assert result.returncode == 2 and f"needs the package {package}: " in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
     server = container(flags=(*HARD, "--network", "none", "--cpus", "1", "--memory", "48m", "--memory-swap", "48m")).serves()
     batch = {"data": [POINTS["virginica"]] * 10_000}

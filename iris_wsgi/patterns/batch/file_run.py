@@ -29,9 +29,7 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
     """Runs the command and returns its exit status. Raises BadSetting and BadModel."""
     try:
         if given["engine"] == "ray":
-            from iris_wsgi.patterns.batch.ray_engine import run_on_ray
-
-            return run_on_ray(given, settings)
+            return ray_engine()(given, settings)
         if given["table"] is None:
             return run_files(parse_runs(given), settings, worker_count(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
@@ -40,6 +38,15 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
     except Stopped as stopped:
         print_error(f"stopped: {stopped}")
         return ExitStatus.STOPPED
+
+
+def ray_engine() -> Callable[[Mapping[str, Any], Settings], ExitStatus]:
+    """Returns the function that runs the command on Ray. Raises BadSetting in the image, which has neither its module nor Ray."""
+    try:
+        from iris_wsgi.patterns.batch.ray_engine import run_on_ray
+    except ImportError:
+        raise BadSetting(f"--engine ray needs the package ray: {remedy_for_extra('ray')}") from None
+    return run_on_ray
 
 
 def run_files(files: FileSet, settings: Settings, processes: int) -> ExitStatus:
