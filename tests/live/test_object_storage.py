@@ -25,6 +25,17 @@ from server_process import free_ports
 
 MOTO = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
 
+# Python starts with this code. It ends a process that forks while it has several threads.
+FORK = """
+import os, threading
+fork = os.fork
+def checked():
+    assert threading.active_count() == 1, threading.enumerate()
+    print("forked", flush=True)
+    return fork()
+os.fork = checked
+"""
+
 
 class Storage:
     """A real S3 server, its bucket `lake`, and the environment in which commands reach it."""
@@ -200,6 +211,17 @@ def test_a_location_that_cannot_be_used_is_named(storage, tmp_path, source, targ
     storage.system.pipe_file("lake/rows.csv", gzip.compress(b"a\n1\n"))
     result = storage.batch(source, target, status=BAD_ARGUMENTS, cwd=tmp_path)
     assert message in result.stderr.decode()
+
+
+@pytest.mark.long
+def test_the_processes_of_a_run_are_forked_before_the_threads_of_the_storage(storage, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FORK)
+    source = write_rows(tmp_path, "rows.csv", 3)
+    storage.system.put_file(str(source), "lake/in/rows.csv")
+    storage.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    for location in ("s3://lake/in/", "s3://lake/in/rows.csv", "s3://lake/in/*.csv"):
+        result = storage.batch(location, f"s3://lake/out{len(location)}", "--in-format", "csv", "--workers", "2")
+        assert b"3 rows" in result.stderr and result.stdout.count(b"forked") == 2
 
 
 @pytest.mark.long

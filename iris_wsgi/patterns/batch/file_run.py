@@ -3,8 +3,8 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iris_wsgi.console import ProgressReporter, print_error, print_notice, remedy_for_extra
@@ -31,7 +31,7 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
         if given["engine"] == "ray":
             return ray_engine()(given, settings)
         if given["table"] is None:
-            return run_files(parse_runs(given), settings, worker_count(settings)[0])
+            return run_files(given, settings, worker_count(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
 
         return run_table(parse_table_options(given, settings.database_url), settings)
@@ -49,21 +49,38 @@ def ray_engine() -> Callable[[Mapping[str, Any], Settings], ExitStatus]:
     return run_on_ray
 
 
-def run_files(files: FileSet, settings: Settings, processes: int) -> ExitStatus:
-    """Scores the files of a set one after the other. Raises BadSetting, BadModel, and Stopped."""
-    if any("parquet" in (run.source.format, run.target.format) for run in files.runs):
-        try:
-            # Before the fork, so that the processes share its memory.
-            import iris_wsgi.tabular.parquet  # noqa: F401
-        except ImportError:
-            raise BadSetting(f"Parquet needs the package pyarrow: {remedy_for_extra('parquet')}") from None
-    # Before all threads, such as those of object storage, which a fork does not keep.
+def run_files(given: Mapping[str, Any], settings: Settings, processes: int) -> ExitStatus:
+    """Scores the files of IN one after the other. Raises BadSetting, BadModel, and Stopped."""
+    # The connections to object storage have threads, which a fork does not keep. So a URL is opened after the fork.
+    files = None if is_url(given["source"] or "") else parse_runs(given)
+    if files is None:
+        with suppress(ImportError):
+            load_parquet()
+    else:
+        require_packages(files)
     pool = ProcessPool(processes, lambda: load_worker(settings))
     try:
+        if files is None:
+            files = parse_runs(given)
+            require_packages(files)
         pool.wait_ready()
         return run_single(files.runs[0], pool) if files.is_single else run_set(files, pool)
     finally:
         pool.close()
+
+
+def load_parquet() -> None:
+    """Imports the code of Parquet, which the processes of a pool share if this is before the fork. Raises ImportError."""
+    import iris_wsgi.tabular.parquet  # noqa: F401
+
+
+def require_packages(files: FileSet) -> None:
+    """Raises BadSetting if a file is Parquet, and pyarrow is missing."""
+    if any("parquet" in (run.source.format, run.target.format) for run in files.runs):
+        try:
+            load_parquet()
+        except ImportError:
+            raise BadSetting(f"Parquet needs the package pyarrow: {remedy_for_extra('parquet')}") from None
 
 
 class RunEnd(NamedTuple):
@@ -94,9 +111,11 @@ def run_set(files: FileSet, pool: ProcessPool) -> ExitStatus:
     """Scores all files until one fails. Each has its own output and record, so that a repetition continues with this file."""
     stop, reporter = StopSignal(), ProgressReporter(len(files.runs), " files", files.quiet)
     ends: list[RunEnd] = []
+    progress = SetProgress(reporter)
     try:
         for options in files.runs:
-            ends.append(run_of_set(options, pool, stop, SetProgress(reporter, ends), len(ends) + 1 == len(files.runs)))
+            ends.append(run_of_set(options, pool, stop, progress, len(ends) + 1 == len(files.runs)))
+            progress.add(ends[-1])
             if stop.number or ends[-1].status is not ExitStatus.GOOD:
                 break
     finally:
@@ -110,10 +129,10 @@ def run_set(files: FileSet, pool: ProcessPool) -> ExitStatus:
         labels: Counter[str] = Counter()
         for end in ends:
             labels.update(end.progress.labels)
-        ok, bad = (sum(counts) for counts in zip(*((end.progress.ok, end.progress.bad) for end in ends), strict=True))
         done = sum(end.status is ExitStatus.GOOD for end in ends)
-        listed = f"; {bad} bad, listed in files *{ERRORS}" if bad else ""
-        report(status, summary(status, reason, f"{files.target}, {done} file{'s' * (done != 1)}", ok, labels, listed))
+        listed = f"; {progress.bad} bad, listed in files *{ERRORS}" if progress.bad else ""
+        written = f"{files.target}, {done} file{'s' * (done != 1)}"
+        report(status, summary(status, reason, written, progress.rows - progress.bad, labels, listed))
     return status
 
 
@@ -133,11 +152,14 @@ def run_of_set(options: Options, pool: ProcessPool, stop: StopSignal, progress: 
 class SetProgress:
     """Progress in files over a set of files, in which parts of a file count as fractions."""
 
-    def __init__(self, reporter: ProgressReporter, ends: Sequence[RunEnd]) -> None:
+    def __init__(self, reporter: ProgressReporter) -> None:
         self.reporter = reporter
-        self.files = len(ends)
-        self.rows = sum(end.progress.read for end in ends)
-        self.bad = sum(end.progress.bad for end in ends)
+        self.files = self.rows = self.bad = 0
+
+    def add(self, end: RunEnd) -> None:
+        self.files += 1
+        self.rows += end.progress.read
+        self.bad += end.progress.bad
 
     def of(self, source: "RowSource") -> "SetProgress":
         self.size = source.total
