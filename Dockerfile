@@ -19,7 +19,7 @@ COPY bin/image.d/rootfs.py bin/image.d/imports.py bin/image.d/pruned.txt bin/ima
 RUN python3 rootfs.py base debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
 COPY LICENSE NOTICE app/usr/share/doc/iris_wsgi/
-RUN python3 imports.py root app without redis postgres parquet tqdm joblib onnx onnxmltools pandas skl2onnx
+RUN python3 imports.py root app without redis postgres fsspec pyarrow parquet ray_engine tqdm joblib onnx onnxmltools pandas skl2onnx
 
 FROM parts AS build
 RUN python3 rootfs.py bytecode root && python3 rootfs.py bytecode app && python3 rootfs.py folder state/state
@@ -29,7 +29,7 @@ FROM parts AS build-full
 COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
 RUN python3 rootfs.py additions root debs wheels-full stdlib-full.txt full \
-    && python3 imports.py root full app without parquet tqdm joblib onnx onnxmltools pandas skl2onnx \
+    && python3 imports.py root full app without fsspec pyarrow parquet ray_engine tqdm joblib onnx onnxmltools pandas skl2onnx \
     && python3 rootfs.py bytecode full
 
 FROM scratch AS system

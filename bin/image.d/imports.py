@@ -15,8 +15,8 @@ WITHOUT_FILE = {"os.path", "collections.abc", "_frozen_importlib", "_frozen_impo
 def main(parts: list[Path], without: Sequence[str] = ()) -> int:
     """Prints the missing imports and returns 1 if there are any. The parts overlay each other.
 
-    In the last part, our code, imports in functions count too. `without` names what the image does not have: modules of our code
-    that need an extra, and optional packages.
+    In the last part, our code, imports in functions count too. `without` names what the image does not have: optional packages,
+    and modules of our code that need an extra.
     """
     missing = [
         f"{path.relative_to(part)} imports {name}"
@@ -24,7 +24,7 @@ def main(parts: list[Path], without: Sequence[str] = ()) -> int:
         for path in sorted(part.rglob("*.py"))
         if part != parts[-1] or path.stem not in without
         for name in sorted(imported(path, package_of(path, part), everywhere=part == parts[-1]))
-        if name.partition(".")[0] not in without and not any(has_module(other, name) for other in parts)
+        if not {name.partition(".")[0], name.rpartition(".")[2]} & {*without} and not any(has_module(other, name) for other in parts)
     ]
     print(*missing, sep="\n", file=sys.stderr)
     return len(missing) > 0
