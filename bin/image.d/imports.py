@@ -24,7 +24,8 @@ def main(parts: list[Path], without: Sequence[str] = ()) -> int:
         for path in sorted(part.rglob("*.py"))
         if part != parts[-1] or path.stem not in without
         for name in sorted(imported(path, package_of(path, part), everywhere=part == parts[-1]))
-        if not {name.partition(".")[0], name.rpartition(".")[2]} & {*without} and not any(has_module(other, name) for other in parts)
+        if not {name.partition(".")[0], name.rpartition(".")[2]} & {*without}
+        and not any(has_module(other, name) for other in parts)
     ]
     print(*missing, sep="\n", file=sys.stderr)
     return len(missing) > 0
