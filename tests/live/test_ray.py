@@ -17,7 +17,8 @@ from http_clients import wait_until
 from optional_programs import require_package
 from project import MODEL
 
-pytestmark = pytest.mark.long
+# Each process of Ray is one of Python, which coverage would slow down. tests/unit/batch/test_ray_engine.py covers the code.
+pytestmark = [pytest.mark.long, pytest.mark.repeats]
 
 # A cluster that ends with its standard input.
 CLUSTER = """
@@ -113,7 +114,7 @@ def test_row_groups_of_parquet_are_pieces_with_the_rows_of_a_local_run(tmp_path,
         }
         parquet.write_table(arrow.table({"id": range(count), **columns}), tmp_path / f"in/{i}.parquet", row_group_size=size)
     words = [sys.executable, "-c", SMALL_PIECES, *command("--engine", "ray", "in", "out", "--keep", "id")[3:]]
-    messages = subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, timeout=120).stderr.decode()
+    messages = subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, timeout=300).stderr.decode()
     assert messages.splitlines()[-1].endswith("; 7 bad, listed in out/_errors.csv"), messages
     batch("in", "local", "--keep", "id", "--quiet", cwd=tmp_path)
     # The groups of 60 rows are joined, and the last one is the rest.
@@ -148,6 +149,7 @@ def many_rows(folder: Path, files: int = 4, rows: int = 150_000) -> list[str]:
 @contextmanager
 def driver_with_writers(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen, list[int]]]:
     """Starts the command from in to out, and waits until processes of the cluster write parts. Yields both."""
+    wait_until(lambda: not writers(folder / "out"), "the tasks of an earlier driver have ended")
     words = command("--engine", "ray", "in", "out", "--keep", "id", "--quiet", "--workers", "2")
     with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE) as driver:
         found: list[int] = []
@@ -159,7 +161,7 @@ def test_each_row_is_there_once_after_the_driver_and_a_process_of_the_cluster_we
     ids = many_rows(tmp_path / "in")
     with driver_with_writers(tmp_path, cluster) as (driver, _):
         driver.terminate()
-        messages = driver.communicate(timeout=60)[1].decode()
+        messages = driver.communicate(timeout=300)[1].decode()
     assert driver.returncode == INTERRUPTED and messages.startswith("iris_wsgi: stopped: SIGTERM, after "), messages
     assert record(tmp_path / "out")["status"] == "interrupted" and os.listdir(tmp_path / "out") == ["_run.json"]
     # A cluster that the command has started dies with it.
@@ -170,7 +172,7 @@ def test_each_row_is_there_once_after_the_driver_and_a_process_of_the_cluster_we
     assert record(tmp_path / "out")["status"] == "running" and not parts(tmp_path / "out")
     with driver_with_writers(tmp_path, cluster) as (driver, pids):
         os.kill(pids[0], signal.SIGKILL)
-        messages = driver.communicate(timeout=120)[1].decode()
+        messages = driver.communicate(timeout=300)[1].decode()
     assert (driver.returncode, messages) == (GOOD, "")
     assert [row[0] for part in parts(tmp_path / "out") for row in rows_of(part)[1:]] == ids
     check_complete(tmp_path / "out", 4, "csv")
@@ -193,7 +195,7 @@ def test_the_example_of_ray_data_gives_the_rows_of_the_command(tmp_path, cluster
         parquet.write_table(arrow.table({"id": range(200 * i, 200 * i + 200), **columns}), tmp_path / f"rows/{i}.parquet")
     (example,) = [fence for fence in FENCES if fence.language == "python" and "import ray" in fence.text]
     words = [sys.executable, "-c", example.text.replace("/tmp/", f"{tmp_path}/")]
-    subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, timeout=120, check=True)
+    subprocess.run(words, cwd=tmp_path, env=cluster, capture_output=True, timeout=300, check=True)
     batch("rows", "local", "--keep", "id", "--quiet", cwd=tmp_path)
     local = arrow.concat_tables(parquet.read_table(path) for path in sorted((tmp_path / "local").glob("*.parquet")))
     found = arrow.concat_tables(parquet.read_table(path) for path in (tmp_path / "scored").glob("*.parquet"))

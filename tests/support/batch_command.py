@@ -19,7 +19,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def batch(*arguments: str | Path, status: int = GOOD, **options) -> subprocess.CompletedProcess:
-    result = subprocess.run(command(*arguments), capture_output=True, timeout=120, **options)
+    result = subprocess.run(command(*arguments), capture_output=True, timeout=300, **options)
     assert result.returncode == status, result.stderr.decode()
     assert b"Traceback" not in result.stderr
     return result
