@@ -17,8 +17,7 @@ from http_clients import wait_until
 from optional_programs import require_package
 from project import MODEL
 
-# Each process of Ray is one of Python, which coverage would slow down. tests/unit/batch/test_ray_engine.py covers the code.
-pytestmark = [pytest.mark.long, pytest.mark.repeats]
+pytestmark = pytest.mark.long
 
 # A cluster that ends with its standard input.
 CLUSTER = """
@@ -31,15 +30,19 @@ sys.stdin.read()
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
 
 
+def untraced(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment in which coverage does not trace the many processes of Ray."""
+    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """The environment of a driver of a running cluster."""
     require_package("ray", "ray")
     environment = os.environ | QUIET
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CLUSTER], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
-    ) as head:
+    words = [sys.executable, "-W", "ignore", "-c", CLUSTER]
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=untraced(environment)) as head:
         yield environment | {"RAY_ADDRESS": head.stdout.readline().decode().strip()}
         head.stdin.close()
 
@@ -165,7 +168,7 @@ def test_each_row_is_there_once_after_the_driver_and_a_process_of_the_cluster_we
     assert driver.returncode == INTERRUPTED and messages.startswith("iris_wsgi: stopped: SIGTERM, after "), messages
     assert record(tmp_path / "out")["status"] == "interrupted" and os.listdir(tmp_path / "out") == ["_run.json"]
     # A cluster that the command has started dies with it.
-    alone = {name: value for name, value in cluster.items() if name != "RAY_ADDRESS"}
+    alone = {name: value for name, value in untraced(cluster).items() if name != "RAY_ADDRESS"}
     with driver_with_writers(tmp_path, alone) as (driver, pids):
         driver.kill()
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the processes of the cluster end")
