@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from batch_command import BAD_ARGUMENTS, FEATURES, GOOD, HEADER, INTERRUPTED, batch, command, text_of
 from doc_examples import FENCES
-from http_clients import wait_until
+from http_clients import NO_COVERAGE, wait_until
 from optional_programs import require_package
 from project import MODEL
 
@@ -32,7 +32,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOK
 
 def untraced(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns an environment in which coverage does not trace the many processes of Ray."""
-    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
+    return {**environment, **NO_COVERAGE}
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iris_wsgi.console import ProgressReporter, print_error, print_notice, remedy_for_extra
 from iris_wsgi.cpu_limits import worker_count
-from iris_wsgi.errors import BadModel, Stopped
+from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.chunk_worker import OpenFile, OutputHead, ScoreChunk, load_worker
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, RunProgress, StopSignal, report, run_to_end, summary
-from iris_wsgi.patterns.batch.file_set import ERRORS, FileSet, parse_runs
-from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_table_options
+from iris_wsgi.patterns.batch.file_set import FileSet, named_failures, parse_runs
+from iris_wsgi.patterns.batch.options import BAD_ROWS, STANDARD, Options, parse_table_options
 from iris_wsgi.patterns.batch.process_pool import ProcessPool
 from iris_wsgi.patterns.batch.results import Progress, RemoteOutput, Results, file_identity
 from iris_wsgi.patterns.batch.sources import DELIMITERS, TextSource, open_source
@@ -130,7 +130,7 @@ def run_set(files: FileSet, pool: ProcessPool) -> ExitStatus:
         for end in ends:
             labels.update(end.progress.labels)
         done = sum(end.status is ExitStatus.GOOD for end in ends)
-        listed = f"; {progress.bad} bad, listed in files *{ERRORS}" if progress.bad else ""
+        listed = f"; {progress.bad} bad, listed in files *{BAD_ROWS}" if progress.bad else ""
         written = f"{files.target}, {done} file{'s' * (done != 1)}"
         report(status, summary(status, reason, written, progress.rows - progress.bad, labels, listed))
     return status
@@ -141,9 +141,8 @@ def run_of_set(options: Options, pool: ProcessPool, stop: StopSignal, progress: 
     try:
         if not is_url(options.target.path):
             os.makedirs(os.path.dirname(options.target.path), exist_ok=True)
-        end = run_file(options, pool, stop, progress.of, is_last)
-    except (BadSetting, BadModel, Stopped) as error:
-        raise type(error)(f"{options.source.name}: {error}") from None
+        with named_failures(options.source.name):
+            end = run_file(options, pool, stop, progress.of, is_last)
     except OSError as error:
         raise BadSetting(f"{error.filename} cannot be written: {error.strerror}") from None
     return end._replace(reason=f"{options.source.name}: {end.reason}" if end.reason else "")

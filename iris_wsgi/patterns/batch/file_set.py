@@ -3,10 +3,13 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.patterns.batch.options import (
+    BAD_ROWS,
     STANDARD,
     Options,
     check_file_options,
@@ -17,9 +20,6 @@ from iris_wsgi.patterns.batch.options import (
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.remote_files import MAGIC, RemoteFiles, is_url, shown
 from iris_wsgi.tabular.columns import parse_option
-
-# The files with this ending are lists of bad rows, which a run writes next to its output.
-ERRORS = ".errors.csv"
 
 
 class InputFile(NamedTuple):
@@ -46,7 +46,7 @@ def parse_runs(given: Mapping[str, Any]) -> FileSet:
         return FileSet([parse_file_options(given)], target, True, given["quiet"])
     check_directory(source, target)
     if given["errors"]:
-        raise BadSetting(f"--errors is for one file; each file of a directory has its bad rows in OUT, in a file *{ERRORS}")
+        raise BadSetting(f"--errors is for one file; each file of a directory has its bad rows in OUT, in a file *{BAD_ROWS}")
     files = find_files(source, given["in_format"])
     names = [output_name(file.name, given["out_format"]) for file in files]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
@@ -58,6 +58,15 @@ def parse_runs(given: Mapping[str, Any]) -> FileSet:
         for file, name in pairs
     ]
     return FileSet(runs, target, False, given["quiet"])
+
+
+@contextmanager
+def named_failures(name: str) -> Iterator[None]:
+    """Adds the name of a file to BadSetting, BadModel, and Stopped."""
+    try:
+        yield
+    except (BadSetting, BadModel, Stopped) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def is_file_set(location: str) -> bool:
@@ -127,7 +136,7 @@ def raise_unreadable(error: OSError) -> None:
 
 
 def is_data(name: str) -> bool:
-    return not name.endswith(ERRORS) and not any(part.startswith(("_", ".")) for part in name.split("/"))
+    return not name.endswith(BAD_ROWS) and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def output_name(name: str, out_format: str | None) -> str:

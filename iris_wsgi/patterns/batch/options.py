@@ -19,6 +19,8 @@ STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
 # The suffix of the checkpoint of an output file.
 CHECKPOINT = ".run.json"
+# The suffix of the list of bad rows of an output file.
+BAD_ROWS = ".errors.csv"
 CHECKPOINT_SECONDS = 1.0
 MAX_LINKS = 40
 # The folder in which Linux lists the open descriptors of a process.
@@ -129,7 +131,7 @@ def parse_file_options(given: Mapping[str, Any]) -> Options:
     """Returns the options of a run over one file. Raises BadSetting."""
     source = file_spec(given["source"], given["in_format"], None, "IN")
     target = output_spec(given["target"], given["out_format"], source.format, "OUT")
-    errors_path = given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv")
+    errors_path = given["errors"] or (STANDARD if target.is_stream else target.path + BAD_ROWS)
     errors = output_spec(errors_path, "csv", None, "--errors")
     if is_url(errors.path) and not is_url(target.path):
         raise BadSetting(f"--errors is a URL, and OUT is not: {errors.name}; use a file")

@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 
 from iris_wsgi.console import ProgressReporter, print_notice, remedy_for_extra
 from iris_wsgi.cpu_limits import worker_count
-from iris_wsgi.errors import BadModel, Stopped
+from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.chunk_worker import ChunkWorker, OpenFile, ScoreChunk
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCounts, StopSignal, report, run_to_end, summary
-from iris_wsgi.patterns.batch.file_set import check_directory, find_files, is_file_set
+from iris_wsgi.patterns.batch.file_set import check_directory, find_files, is_file_set, named_failures
 from iris_wsgi.patterns.batch.options import (
+    BAD_ROWS,
     STANDARD,
     TABLE_ONLY,
     Options,
@@ -87,9 +88,8 @@ class PieceScorer:
         """Raises BadSetting, BadModel, and Stopped, each with the name of the file."""
         name = self.files[self.pieces[number].file].source.name
         try:
-            return self.score(number)
-        except (BadSetting, BadModel, Stopped) as error:
-            raise type(error)(f"{name}: {error}") from None
+            with named_failures(name):
+                return self.score(number)
         except OSError as error:
             raise Stopped(f"{error.filename or name}: {error.strerror}") from None
 
@@ -116,7 +116,7 @@ class PieceScorer:
 
 def part_options(options: Options, part: Path) -> Options:
     """Returns the options of a run that writes one part. A killed run starts again, so checkpoints would be in vain."""
-    target, errors = options.target._replace(path=str(part)), options.errors._replace(path=f"{part}.errors.csv")
+    target, errors = options.target._replace(path=str(part)), options.errors._replace(path=str(part) + BAD_ROWS)
     return options._replace(target=target, errors=errors, checkpoint_seconds=inf)
 
 
@@ -195,7 +195,7 @@ class PartFolder:
             writer.writerow(ERRORS_HEADER)
             for piece, name in zip(pieces, names, strict=True):
                 if piece.bad:
-                    with open(self.parts / f"{piece.part}.errors.csv", encoding="utf-8", newline="") as source:
+                    with open(self.parts / (piece.part + BAD_ROWS), encoding="utf-8", newline="") as source:
                         rows = csv.reader(source)
                         next(rows)
                         writer.writerows([name, *row] for row in rows)
@@ -331,12 +331,12 @@ def plan(files: Sequence[Options], scorer: Scorer) -> tuple[list[Piece], dict[st
     """Opens each file. Returns the pieces, and the identity of the run. Raises BadSetting for missing columns, and BadModel."""
     worker, pieces = ChunkWorker(scorer.model, scorer.digest), []
     for i, options in enumerate(files):
-        try:
-            with closing(open_source(options.source, options.header, options.delimiter)) as source:
-                head = worker.open(OpenFile(options, source.layout))
-                groups = [None] if isinstance(source, TextSource) else ranges(source.group_rows)
-        except (BadSetting, Stopped) as error:
-            raise type(error)(f"{options.source.name}: {error}") from None
+        with (
+            named_failures(options.source.name),
+            closing(open_source(options.source, options.header, options.delimiter)) as source,
+        ):
+            head = worker.open(OpenFile(options, source.layout))
+            groups = [None] if isinstance(source, TextSource) else ranges(source.group_rows)
         pieces += [Piece(i, one) for one in groups]
     options = files[0]
     run_of = {
