@@ -82,6 +82,11 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "_run.json").read_text())
 
 
+def run_id(folder: Path) -> str:
+    """Returns the id of the last run, or an empty string."""
+    return record(folder)["run"] if (folder / "_run.json").exists() else ""
+
+
 def check_complete(folder: Path, count: int, suffix: str) -> None:
     """Checks that a directory has the files of a complete run only."""
     names = {path.name for path in folder.iterdir()} - {"_errors.csv"}
@@ -129,13 +134,13 @@ def test_row_groups_of_parquet_are_pieces_with_the_rows_of_a_local_run(tmp_path,
 
 
 def writers(folder: Path) -> list[int]:
-    """Returns the processes that are writing a part into a directory."""
+    """Returns the processes that are writing a part into a folder of parts."""
     found = []
     for path in Path("/proc").glob("[0-9]*/fd/*"):
         # The process may close the file at any time.
         with suppress(OSError):
             target = os.readlink(path)
-            if str(folder / "_parts") in target and target.endswith(".partial"):
+            if str(folder) in target and target.endswith(".partial"):
                 found.append(int(path.parts[2]))
     return found
 
@@ -152,11 +157,19 @@ def many_rows(folder: Path, files: int = 4, rows: int = 150_000) -> list[str]:
 @contextmanager
 def driver_with_writers(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen, list[int]]]:
     """Starts the command from in to out, and waits until processes of the cluster write parts. Yields both."""
-    wait_until(lambda: not writers(folder / "out"), "the tasks of an earlier driver have ended")
+    before = run_id(folder / "out")
     words = command("--engine", "ray", "in", "out", "--keep", "id", "--quiet", "--workers", "2")
     with subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE) as driver:
         found: list[int] = []
-        wait_until(lambda: found.extend(writers(folder / "out")) or found or driver.poll() is not None, "a part is written")
+
+        def has_writers() -> bool:
+            run = run_id(folder / "out")
+            # Tasks of an earlier driver may still write.
+            found.extend(writers(folder / "out/_parts" / run) if run != before else ())
+            return bool(found) or driver.poll() is not None
+
+        wait_until(has_writers, "a part is written")
+        assert found, driver.stderr.read().decode()
         yield driver, found
 
 
