@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -76,10 +76,6 @@ class RemoteFiles:
         except ValueError as error:
             raise BadSetting(f"{shown(url)} cannot be used: {reason_of(error)}") from None
 
-    @property
-    def is_pattern(self) -> bool:
-        return self.scheme not in WEB and any(character in self.path for character in MAGIC)
-
     def is_directory(self) -> bool:
         """Raises BadSetting and Stopped. A web server has files only."""
         if self.scheme in WEB:
@@ -90,7 +86,10 @@ class RemoteFiles:
     def find(self) -> list[str]:
         """Returns the URLs of all files in a directory or of a pattern. Raises BadSetting and Stopped."""
         with self.translated():
-            found = self.system.glob(self.path, detail=True) if self.is_pattern else self.system.find(self.path, detail=True)
+            # Other processes write into the directories of a cluster.
+            self.system.invalidate_cache()
+            search = self.system.glob if is_pattern_url(self.url) else self.system.find
+            found = search(self.path, detail=True)
         scheme = self.url.partition("://")[0]
         return sorted(f"{scheme}://{path}" for path, info in found.items() if info["type"] == "file")
 
@@ -141,11 +140,28 @@ class RemoteFiles:
         with self.translated():
             self.system.put_file(str(source), self.path)
 
+    def write(self, content: bytes) -> None:
+        """Writes a file at once. Raises BadSetting and Stopped."""
+        with self.translated():
+            self.system.pipe_file(self.path, content)
+
+    def copy(self, old: Sequence[str], new: Sequence[str]) -> None:
+        """Copies files of a directory by their names, without a transfer through this machine. Raises BadSetting and Stopped."""
+        root = self.path.rstrip("/")
+        with self.translated():
+            self.system.copy([f"{root}/{name}" for name in old], [f"{root}/{name}" for name in new])
+
     def remove(self) -> None:
         """Removes a file, if it exists. Raises BadSetting and Stopped."""
         with self.translated():
             if self.system.exists(self.path):
                 self.system.rm_file(self.path)
+
+    def remove_tree(self) -> None:
+        """Removes the files of a directory. Raises BadSetting and Stopped."""
+        if self.find():
+            with self.translated():
+                self.system.rm(self.path, recursive=True)
 
     def check_writable(self) -> None:
         """Raises BadSetting for a web server."""
@@ -182,6 +198,11 @@ def sends_parts(file: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_pattern_url(url: str) -> bool:
+    """Returns whether a URL has special characters of patterns. In that of a web server they are a query."""
+    return url.partition("://")[0].lower() not in WEB and any(character in url for character in MAGIC)
 
 
 def shown(url: str) -> str:

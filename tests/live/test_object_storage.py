@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,11 +18,10 @@ import pyarrow.csv
 import pytest
 from batch_command import BAD_ARGUMENTS, FEATURES, STOPPED, batch, command, text_of
 from http_clients import wait_until
+from object_storage import empty_bucket, s3_environ, s3_server
 from optional_programs import require_package
 from pyarrow import parquet
 from server_process import free_ports
-
-MOTO = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
 
 # Python starts with this code. It ends a process that forks while it has several threads.
 FORK = """
@@ -41,17 +39,9 @@ class Storage:
     """A real S3 server, its bucket `lake`, and the environment in which commands reach it."""
 
     def __init__(self, port: int, folder: Path) -> None:
-        self.environ = os.environ | {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "TMPDIR": str(folder),
-        }
+        self.environ = os.environ | s3_environ(port) | {"TMPDIR": str(folder)}
         self.staging = folder / f"iris-wsgi-{os.getuid()}"
-        self.system = require_package("s3fs", "storage").S3FileSystem(
-            endpoint_url=self.environ["AWS_ENDPOINT_URL"], key="key", secret="secret", use_listings_cache=False
-        )
+        self.system = empty_bucket(port)
 
     def batch(self, *arguments: Any, **options: Any) -> subprocess.CompletedProcess:
         return batch(*arguments, env=self.environ, **options)
@@ -64,31 +54,17 @@ class Storage:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    require_package("moto", "storage")
+def server() -> Iterator[int]:
     (port,) = free_ports(1)
-    with subprocess.Popen([sys.executable, "-c", MOTO, str(port)], stderr=subprocess.DEVNULL) as process:
+    with s3_server(port):
         yield port
-        process.kill()
 
 
 @pytest.fixture
 def storage(server, tmp_path) -> Storage:
     folder = tmp_path / "tmp"
     folder.mkdir()
-    storage = Storage(server, folder)
-
-    def is_empty() -> bool:
-        try:
-            if storage.system.exists("lake"):
-                storage.system.rm("lake", recursive=True)
-            storage.system.mkdir("lake")
-        except OSError:
-            return False
-        return True
-
-    wait_until(is_empty, "the S3 server has an empty bucket")
-    return storage
+    return Storage(server, folder)
 
 
 def write_rows(folder: Path, name: str, count: int) -> Path:
@@ -282,8 +258,10 @@ class WithParts(WithoutParts):
 def web_server(handler: type[http.server.SimpleHTTPRequestHandler], folder: Path) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever).start()
-        yield f"http://user:password@127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://user:password@127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.long

@@ -14,8 +14,10 @@ import pytest
 from batch_command import BAD_ARGUMENTS, FEATURES, GOOD, HEADER, INTERRUPTED, batch, command, text_of
 from doc_examples import FENCES
 from http_clients import NO_COVERAGE, wait_until
+from object_storage import BUCKET, empty_bucket, s3_environ, s3_server
 from optional_programs import require_package
 from project import MODEL
+from server_process import free_ports
 
 pytestmark = pytest.mark.long
 
@@ -36,10 +38,15 @@ def untraced(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
+def s3_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_port: int) -> Iterator[dict[str, str]]:
     """The environment of a driver of a running cluster."""
     require_package("ray", "ray")
-    environment = os.environ | QUIET
+    environment = os.environ | QUIET | s3_environ(s3_port)
     pipe = subprocess.PIPE
     words = [sys.executable, "-W", "ignore", "-c", CLUSTER]
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=untraced(environment)) as head:
@@ -133,14 +140,14 @@ def test_row_groups_of_parquet_are_pieces_with_the_rows_of_a_local_run(tmp_path,
     assert [row[1:] for row in rows_of(tmp_path / "out/_errors.csv")[1:]] == errors
 
 
-def writers(folder: Path) -> list[int]:
-    """Returns the processes that are writing a part into a folder of parts."""
+def writers(folder: str) -> list[int]:
+    """Returns the processes that are writing a part into a folder of parts, which has these words in its path."""
     found = []
     for path in Path("/proc").glob("[0-9]*/fd/*"):
         # The process may close the file at any time.
         with suppress(OSError):
             target = os.readlink(path)
-            if str(folder) in target and target.endswith(".partial"):
+            if folder in target and target.endswith(".partial"):
                 found.append(int(path.parts[2]))
     return found
 
@@ -165,7 +172,7 @@ def driver_with_writers(folder: Path, environment: Mapping[str, str]) -> Iterato
         def has_writers() -> bool:
             run = run_id(folder / "out")
             # Tasks of an earlier driver may still write.
-            found.extend(writers(folder / "out/_parts" / run) if run != before else ())
+            found.extend(writers(f"{folder}/out/_parts/{run}") if run != before else ())
             return bool(found) or driver.poll() is not None
 
         wait_until(has_writers, "a part is written")
@@ -217,3 +224,27 @@ def test_the_example_of_ray_data_gives_the_rows_of_the_command(tmp_path, cluster
     found = arrow.concat_tables(parquet.read_table(path) for path in (tmp_path / "scored").glob("*.parquet"))
     assert found.column("error").null_count == 400
     assert found.drop_columns("error").sort_by("id").to_pylist() == local.to_pylist()
+
+
+def test_files_of_a_bucket_become_parts_in_a_bucket_with_each_row_once_after_a_kill(tmp_path, cluster, s3_port):
+    ids = many_rows(tmp_path / "in", rows=400_000)
+    with s3_server(s3_port):
+        system = empty_bucket(s3_port)
+        system.put(f"{tmp_path}/in", f"{BUCKET}/", recursive=True)
+        words = command("--engine", "ray", f"s3://{BUCKET}/in/", f"s3://{BUCKET}/out", "--keep", "id")
+        with subprocess.Popen(words, env=cluster, stderr=subprocess.PIPE) as driver:
+            found: list[int] = []
+
+            def has_writers() -> bool:
+                found.extend(writers("/iris_wsgi-"))
+                return bool(found) or driver.poll() is not None
+
+            wait_until(has_writers, "a part is written")
+            assert found, driver.stderr.read().decode()
+            os.kill(found[0], signal.SIGKILL)
+            messages = driver.communicate(timeout=300)[1].decode()
+        assert messages.splitlines()[-1].startswith(f"iris_wsgi: wrote s3://{BUCKET}/out, {len(ids)} rows: "), messages
+        names = {f"part-{i:05}.csv" for i in range(4)}
+        assert {name.removeprefix(f"{BUCKET}/out/") for name in system.find(f"{BUCKET}/out")} == {"_run.json", *names}
+        texts = [system.cat_file(f"{BUCKET}/out/{name}").decode() for name in sorted(names)]
+    assert [line.partition(",")[0] for text in texts for line in text.splitlines()[1:]] == ids

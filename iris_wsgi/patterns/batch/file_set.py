@@ -18,7 +18,7 @@ from iris_wsgi.patterns.batch.options import (
     shard,
 )
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.remote_files import MAGIC, RemoteFiles, is_url, shown
+from iris_wsgi.storage.remote_files import MAGIC, RemoteFiles, is_pattern_url, is_url, shown
 from iris_wsgi.tabular.columns import parse_option
 
 
@@ -74,14 +74,15 @@ def is_file_set(location: str) -> bool:
     if location == STANDARD:
         return False
     if is_url(location):
-        remote = RemoteFiles(location)
-        return remote.is_pattern or remote.is_directory()
+        return is_pattern_url(location) or RemoteFiles(location).is_directory()
     return os.path.isdir(location) or is_pattern(location)
 
 
 def is_pattern(location: str) -> bool:
     """Returns whether a location has special characters of patterns, and is not the name of a file."""
-    return any(character in location for character in MAGIC) and (is_url(location) is not None or not os.path.lexists(location))
+    if is_url(location):
+        return is_pattern_url(location)
+    return any(character in location for character in MAGIC) and not os.path.lexists(location)
 
 
 def check_directory(source: str, target: str) -> None:
@@ -104,13 +105,11 @@ def root_of(location: str) -> str:
 
 
 def find_files(location: str, in_format: str | None = None) -> list[InputFile]:
-    """Returns the files of a directory, a pattern, or one file, ordered by path. Raises BadSetting, and Stopped.
+    """Returns the files of a directory or of a pattern, ordered by path. Raises BadSetting, and Stopped.
 
     Without `in_format`, files of other formats do not count. Hidden files do not count, and those with names that start with _,
     which Spark and Hive write next to the data.
     """
-    if not is_file_set(location):
-        return [InputFile(location, os.path.basename(shown(location)))]
     root = root_of(location)
     paths = RemoteFiles(location).find() if is_url(location) else find_local(location)
     files = [InputFile(path, path.removeprefix(root)) for path in paths]

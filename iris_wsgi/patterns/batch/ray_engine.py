@@ -1,20 +1,16 @@
 """Engine ray of the command batch: tasks of a Ray cluster score pieces of the files, and each writes a part of the output."""
 
-import csv
-import fcntl
-import json
 import logging
 import os
 import pickle
 import re
 import secrets
-import shutil
 import signal
 import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -37,19 +33,15 @@ from iris_wsgi.patterns.batch.options import (
     format_of,
     parse_file_options,
 )
+from iris_wsgi.patterns.batch.part_folder import ERRORS, PartFolder, Parts, ScoredPiece
 from iris_wsgi.patterns.batch.process_pool import call
-from iris_wsgi.patterns.batch.results import Results, check_same_run, file_identity, timestamp
+from iris_wsgi.patterns.batch.results import Progress, Results, file_identity
 from iris_wsgi.patterns.batch.sources import TextSource, open_source
 from iris_wsgi.scorer import Scorer
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.storage.files import PARTIAL, replace_file, sync
-from iris_wsgi.storage.remote_files import is_url, shown
+from iris_wsgi.storage.remote_files import is_url
 from iris_wsgi.tabular.record_splitter import Position
 
-# The folder of the parts of a run, the record, and the list of bad rows. Readers of directories skip names that start with _.
-PARTS, RECORD, ERRORS = "_parts", "_run.json", "_errors.csv"
-ERRORS_HEADER = ("file", "line", "column", "reason")
-is_part = re.compile(r"part-\d{5,}\.(?:csv|tsv|jsonl|parquet)").fullmatch
 is_address = re.compile(r"(?:\w+://)?(.+):(\d{1,5})").fullmatch
 LOCAL_ONLY = ("table", *TABLE_ONLY, "shard", "checkpoint", "errors")
 # The minimum number of rows of a piece of a Parquet file; the last piece has the rest. A text file is one piece.
@@ -57,6 +49,8 @@ PIECE_ROWS = 1 << 20
 # Only requests and counts go through the object store of a local cluster.
 STORE_BYTES = 100 << 20
 POLL_SECONDS, CONNECT_SECONDS = 0.2, 10.0
+# The ends after which the bad rows are listed.
+HAVE_ERRORS = (ExitStatus.GOOD, ExitStatus.TOO_MANY_BAD)
 # The number of processes that may die of one piece.
 MAX_DEATHS = 4
 
@@ -68,21 +62,11 @@ class Piece(NamedTuple):
     groups: tuple[int, int] | None
 
 
-class ScoredPiece(NamedTuple):
-    """Number of a piece, the name of its part, and its rows. The bad rows are in a file next to the part, if there are any."""
-
-    piece: int
-    part: str
-    ok: int
-    bad: int
-    labels: dict[str, int]
-
-
 class PieceScorer:
-    """Scores pieces of files into parts in a folder, in any process of a cluster. It contains the files of the model."""
+    """Scores pieces of files into parts, in any process of a cluster. It contains the files of the model."""
 
-    def __init__(self, scorer: Scorer, files: Sequence[Options], pieces: Sequence[Piece], folder: Path) -> None:
-        self.scorer, self.files, self.pieces, self.folder = scorer, files, pieces, folder
+    def __init__(self, scorer: Scorer, files: Sequence[Options], pieces: Sequence[Piece], parts: Parts) -> None:
+        self.scorer, self.files, self.pieces, self.parts = scorer, files, pieces, parts
 
     def __call__(self, number: int) -> ScoredPiece:
         """Raises BadSetting, BadModel, and Stopped, each with the name of the file."""
@@ -94,12 +78,17 @@ class PieceScorer:
             raise Stopped(f"{error.filename or name}: {error.strerror}") from None
 
     def score(self, number: int) -> ScoredPiece:
-        file, groups = self.pieces[number]
-        # Ray repeats a task forever. The file of an attempt whose process died is unfinished.
-        if len(list(self.folder.glob(f"{number}-*{PARTIAL}"))) >= MAX_DEATHS:
+        # Ray repeats a task forever.
+        if self.parts.unfinished(number) >= MAX_DEATHS:
             raise Stopped(f"{MAX_DEATHS} processes of the cluster died while they scored it, perhaps because memory is short")
-        part = f"{number}-{secrets.token_hex(8)}.{self.files[file].target.format}"
-        options = part_options(self.files[file], self.folder / part)
+        part = f"{number}-{secrets.token_hex(8)}.{self.files[self.pieces[number].file].target.format}"
+        with self.parts.writing(part) as path:
+            progress = self.write(number, path)
+        return ScoredPiece(number, part, progress.ok, progress.bad, progress.labels)
+
+    def write(self, number: int, path: Path) -> Progress:
+        file, groups = self.pieces[number]
+        options = part_options(self.files[file], path)
         worker = ChunkWorker(self.scorer.model, self.scorer.digest)
         with closing(open_source(options.source, options.header, options.delimiter)) as source:
             head = worker.open(OpenFile(options, source.layout))
@@ -110,8 +99,7 @@ class PieceScorer:
                 for chunk in source.chunks(Position(), head.columns):
                     results.add(chunk, worker.score(ScoreChunk(chunk.data, chunk.start.line + before)))
                 results.finish()
-        progress = results.progress
-        return ScoredPiece(number, part, progress.ok, progress.bad, progress.labels)
+        return results.progress
 
 
 def part_options(options: Options, part: Path) -> Options:
@@ -125,88 +113,6 @@ def score_piece(row: Mapping[str, Any], scorer: Any) -> dict[str, Any]:
     import ray
 
     return {"result": pickle.dumps(call(ray.get(scorer[0]), int(row["piece"])))}
-
-
-class PartFolder:
-    """Directory OUT of a run: parts, the bad rows, and the record, which is written last. One run at a time may write it."""
-
-    def __init__(self, folder: Path, run_of: dict[str, Any]) -> None:
-        """Raises BadSetting if another run writes the directory, or if it cannot be written."""
-        self.folder = folder
-        self.document: dict[str, Any] = {"run": secrets.token_hex(8), "status": "running", "started": timestamp(), "of": run_of}
-        # Processes of the cluster have other working directories.
-        self.parts = folder.absolute() / PARTS / self.document["run"]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self.descriptor)
-            raise BadSetting(f"another run is writing {folder}") from None
-        except OSError as error:
-            raise BadSetting(f"{folder} cannot be written: {error.strerror}") from None
-
-    def close(self) -> None:
-        """Removes all parts that were not moved. No process of the cluster may write any more."""
-        shutil.rmtree(self.parts, ignore_errors=True)
-        with suppress(OSError):
-            self.parts.parent.rmdir()
-        os.close(self.descriptor)
-
-    def finished_run(self, force: bool) -> str:
-        """Returns the id of the run that has written the directory with this input, model, and options, if any.
-
-        Raises BadSetting for the output of another run without `force`, and always for other files, which a reader of the
-        directory would take for predictions.
-        """
-        names = [name for name in sorted(os.listdir(self.folder)) if not name.startswith(".")]
-        if other := [name for name in names if name not in (PARTS, RECORD, ERRORS) and not is_part(name)]:
-            raise BadSetting(f"{self.folder} has files that are not of a run, such as {other[0]}; name an empty directory")
-        if force or not names:
-            return ""
-        try:
-            found = json.loads((self.folder / RECORD).read_bytes())
-            of, run, status, parts = found["of"], str(found["run"]), found["status"], found.get("parts")
-        except (OSError, ValueError, TypeError, KeyError):
-            raise BadSetting(f"{self.folder} has parts without the record of their run; --force overwrites them") from None
-        check_same_run(self.folder, of, self.document["of"])
-        return run if status == "succeeded" and len(list(filter(is_part, names))) == parts else ""
-
-    def begin(self) -> None:
-        """Removes what an earlier run has left, and makes the folder of the parts. Raises OSError."""
-        # From now on the directory has no complete output, and is known as that of this run.
-        self.save("running")
-        for name in os.listdir(self.folder):
-            if is_part(name) or name == ERRORS:
-                (self.folder / name).unlink()
-        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
-        self.parts.mkdir(parents=True)
-
-    def save(self, status: str, **more: Any) -> None:
-        self.document |= {"status": status, "updated": timestamp(), **more}
-        replace_file(self.folder / RECORD, (json.dumps(self.document, indent=1) + "\n").encode())
-
-    def write_errors(self, pieces: Sequence[ScoredPiece], names: Sequence[str]) -> None:
-        """Joins the lists of bad rows of the pieces, whose files have these names. Raises OSError."""
-        if not any(piece.bad for piece in pieces):
-            return
-        with open(self.folder / ERRORS, "w", encoding="utf-8", newline="") as target:
-            writer = csv.writer(target, lineterminator="\n")
-            writer.writerow(ERRORS_HEADER)
-            for piece, name in zip(pieces, names, strict=True):
-                if piece.bad:
-                    with open(self.parts / (piece.part + BAD_ROWS), encoding="utf-8", newline="") as source:
-                        rows = csv.reader(source)
-                        next(rows)
-                        writer.writerows([name, *row] for row in rows)
-
-    def commit(self, pieces: Sequence[ScoredPiece], **more: Any) -> None:
-        """Moves the parts of the pieces into the directory, in this order, and removes all others. Raises OSError."""
-        for i, piece in enumerate(pieces):
-            part = self.parts / piece.part
-            part.replace(self.folder / f"part-{i:05}{part.suffix}")
-        sync(self.folder)
-        self.save("succeeded", parts=len(pieces), **more)
 
 
 class ClusterRun:
@@ -267,7 +173,7 @@ class ClusterRun:
         rows = {"rows": self.counts._asdict(), "labels": dict(self.labels)}
         if status is ExitStatus.GOOD and len(pieces) != len(self.pieces):
             raise Miscounted(f"{len(pieces)} of {len(self.pieces)} pieces have a result; this is a defect of this program")
-        if status in (ExitStatus.GOOD, ExitStatus.TOO_MANY_BAD):
+        if status in HAVE_ERRORS:
             self.output.write_errors(pieces, [self.files[self.pieces[i].file].source.name for i in sorted(self.done)])
         if status is ExitStatus.GOOD:
             self.output.commit(pieces, **rows)
@@ -277,22 +183,24 @@ class ClusterRun:
 
 def run_on_ray(given: Mapping[str, Any], settings: Settings) -> ExitStatus:
     """Scores the files of IN on a Ray cluster. Raises BadSetting, BadModel, and Stopped."""
-    files, target = parse_files(given), Path(given["target"])
+    files = parse_files(given)
     load_ray()
     scorer = Scorer(settings.model_dir, seal=settings.model_seal, ship=True)
     pieces, run_of = plan(files, scorer)
-    with closing(PartFolder(target, run_of)) as output:
+    with closing(PartFolder(given["target"], run_of)) as output:
         if earlier := output.finished_run(given["force"]):
-            print_notice(f"nothing to do: run {earlier} has written {target}")
+            print_notice(f"nothing to do: run {earlier} has written {output.name}")
             return ExitStatus.GOOD
         stop, run = StopSignal(), ClusterRun(files, pieces, scorer, output)
         with cluster(worker_count(settings)[0], stop):
             progress = ProgressReporter(len(pieces), " pieces", given["quiet"])
-            status, reason = run_to_end(run, target, files[0].max_bad, stop, progress)
+            status, reason = run_to_end(run, output.name, files[0].max_bad, stop, progress)
     if status is not ExitStatus.GOOD or not given["quiet"]:
         ok, bad = run.counts
-        listed = f", listed in {target / ERRORS}" if (target / ERRORS).exists() else ""
-        report(status, summary(status, reason, target, ok, run.labels, f"; {bad} bad{listed}" if bad else "", resumable=False))
+        listed = f", listed in {output.name}/{ERRORS}" if status in HAVE_ERRORS else ""
+        report(
+            status, summary(status, reason, output.name, ok, run.labels, f"; {bad} bad{listed}" if bad else "", resumable=False)
+        )
     return status
 
 
@@ -304,26 +212,24 @@ def parse_files(given: Mapping[str, Any]) -> list[Options]:
     source, target = given["source"], given["target"]
     if STANDARD in (source, target):
         raise BadSetting("--engine ray reads and writes files, and not standard streams")
-    if is_url(target):
-        raise BadSetting(
-            f"--engine ray writes OUT to a directory that all machines of the cluster share, and not {shown(target)}"
-        )
-    if os.path.lexists(target) and not os.path.isdir(target):
+    if not is_url(target) and os.path.lexists(target) and not os.path.isdir(target):
         raise BadSetting(f"OUT must be a directory with --engine ray: {target}")
+    found = [source]
     if is_file_set(source):
         check_directory(source, target)
-    found = find_files(source, given["in_format"])
-    formats = {given["in_format"] or format_of(file.path)[0] for file in found}
+        found = [file.path for file in find_files(source, given["in_format"])]
+    formats = {given["in_format"] or format_of(path)[0] for path in found}
     if len(formats) > 1 and not given["out_format"]:
         raise BadSetting(f"IN has files of {' and '.join(sorted(map(str, formats)))}: say --out-format")
     files = []
-    for file in found:
-        path = file.path if is_url(file.path) else os.path.abspath(file.path)
+    root = target.rstrip("/") if is_url(target) else os.path.abspath(target)
+    for name in found:
+        path = name if is_url(name) else os.path.abspath(name)
         out_format = given["out_format"] or format_of(path)[0] or given["in_format"] or "csv"
-        part = f"{os.path.abspath(target)}/part-00000.{out_format}"
+        part = f"{root}/part-00000.{out_format}"
         files.append(parse_file_options({**given, "source": path, "target": part, "out_format": out_format}))
         if files[-1].source.is_stream:
-            raise BadSetting(f"{file.path} is not a regular file, which --engine ray needs")
+            raise BadSetting(f"{name} is not a regular file, which --engine ray needs")
     return files
 
 

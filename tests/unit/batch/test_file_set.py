@@ -11,7 +11,7 @@ from batch_command import BAD_ARGUMENTS, FEATURES, GOOD, INTERRUPTED, TOO_MANY_B
 from http_clients import wait_until
 
 from iris_wsgi.cli.main import read_words
-from iris_wsgi.patterns.batch.file_set import InputFile, find_files, output_name, parse_runs, root_of
+from iris_wsgi.patterns.batch.file_set import is_file_set, output_name, parse_runs, root_of
 from iris_wsgi.settings import BadSetting
 
 BAD_ROW = "bad,5,3,1,x\n"
@@ -191,7 +191,7 @@ def test_an_output_has_the_name_of_its_input_with_the_suffix_of_its_format(name,
     assert output_name(name, out_format) == output
 
 
-def test_one_file_is_a_set_of_itself_and_a_name_with_special_characters_is_a_file(tmp_path):
+def test_a_file_whose_name_has_special_characters_is_no_pattern(tmp_path):
     (tmp_path / "a[1].csv").write_text(text_of(1))
-    assert find_files(str(tmp_path / "a[1].csv")) == [InputFile(str(tmp_path / "a[1].csv"), "a[1].csv")]
+    assert not is_file_set(str(tmp_path / "a[1].csv"))
     batch(tmp_path / "a[1].csv", tmp_path / "b.csv")

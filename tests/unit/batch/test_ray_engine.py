@@ -4,11 +4,13 @@ import csv
 import json
 import os
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from shutil import copy
 from threading import Thread, current_thread
+from typing import Any
 
 import pytest
 from batch_command import batch, text_of
@@ -21,12 +23,16 @@ from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, StopSignal, run_to_end
 from iris_wsgi.patterns.batch.options import MaxBad
+from iris_wsgi.patterns.batch.part_folder import LocalParts, PartFolder, RemoteParts
 from iris_wsgi.patterns.batch.process_pool import call
-from iris_wsgi.patterns.batch.ray_engine import ClusterRun, PartFolder, PieceScorer, cluster, parse_files, plan, ranges
+from iris_wsgi.patterns.batch.ray_engine import ClusterRun, PieceScorer, cluster, parse_files, plan, ranges
 from iris_wsgi.scorer import Scorer
 from iris_wsgi.settings import BadSetting
 
 require_package("pyarrow", "parquet")
+
+
+OUT = "memory:///lake/out"
 
 
 class LocalRun(ClusterRun):
@@ -54,18 +60,34 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(inputs: Path, restored_signals: None) -> Callable[..., tuple[ExitStatus, str, ClusterRun]]:
-    """Function that runs the command from in to out in this process. It returns the status, the reason, and the run."""
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Object storage in the memory of this process, with two files."""
+    system = require_package("fsspec", "storage").filesystem("memory")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    system.store.clear()
+    for name in "xy":
+        system.pipe_file(f"/lake/{name}", b"id\n")
+    yield system
+    system.store.clear()
 
-    def run_here(*words: str, limit: MaxBad | None = None, model: Path = MODEL) -> tuple[ExitStatus, str, ClusterRun]:
-        files = parse_files(given("in", "out", *words))
+
+@pytest.fixture
+def run(inputs: Path, restored_signals: None) -> Callable[..., tuple[ExitStatus, str, ClusterRun]]:
+    """Function that runs the command from in in this process. It returns the status, the reason, and the run."""
+
+    def run_here(
+        *words: str, limit: MaxBad | None = None, model: Path = MODEL, target: str = "out"
+    ) -> tuple[ExitStatus, str, ClusterRun]:
+        files = parse_files(given("in", target, *words))
         scorer = Scorer(model, ship=True)
         pieces, run_of = plan(files, scorer)
-        output, found = PartFolder(Path("out"), run_of), None
+        output, found = PartFolder(target, run_of), None
         try:
             output.finished_run(force="--force" in words)
             found = LocalRun(files, pieces, scorer, output)
-            status, reason = run_to_end(found, "out", limit or MaxBad(), StopSignal(), ProgressReporter(3, " pieces", quiet=True))
+            status, reason = run_to_end(
+                found, target, limit or MaxBad(), StopSignal(), ProgressReporter(3, " pieces", quiet=True)
+            )
             return status, reason, found
         finally:
             if found and found.thread:
@@ -120,7 +142,7 @@ def test_a_piece_of_which_each_process_dies_stops_the_run(inputs):
     # Four processes die of the piece 11, and three of the piece 1.
     for i in range(4):
         (folder / f"11-{i}.csv.partial").touch()
-    score = PieceScorer(scorer, files, pieces, folder)
+    score = PieceScorer(scorer, files, pieces, LocalParts(folder))
     assert score(1).ok == 10
     (folder / "1-3.csv.partial").touch()
     with pytest.raises(Stopped, match=r"in/1\.csv: 4 processes of the cluster died while they scored it"):
@@ -157,11 +179,65 @@ def test_a_directory_with_other_files_is_refused_even_by_force(run):
     assert os.listdir("out") == ["mine.csv"]
 
 
-def test_two_runs_do_not_write_one_directory(run):
-    output = PartFolder(Path("out"), {})
-    with pytest.raises(BadSetting, match="another run is writing out"):
-        run()
+@pytest.mark.parametrize("target", ["out", "memory:///lake/out"])
+def test_two_runs_do_not_write_one_directory(run, storage, target):
+    output = PartFolder(target, {})
+    with pytest.raises(BadSetting, match=f"another run is writing {target}"):
+        run(target=target)
     output.close()
+
+
+def test_a_directory_of_object_storage_has_the_files_of_a_local_one(run, storage):
+    storage.store |= {"/lake/out/_parts/old/1.csv": storage.store.pop("/lake/x"), "/lake/out2/a.csv": storage.store["/lake/y"]}
+    status, _, found = run("--keep", "id", "--force", target=OUT)
+    assert (status, found.counts) == (ExitStatus.GOOD, (30, 3))
+    run("--keep", "id")
+    names = {name: f"/lake/out/{name}" for name in os.listdir("out")}
+    assert {*storage.find("/lake/out")} == {*names.values()}
+    assert all(storage.cat(names[name]) == Path("out", name).read_bytes() for name in names if name != "_run.json")
+    records = [json.loads(text) for text in (storage.cat(names["_run.json"]), Path("out/_run.json").read_bytes())]
+    assert {(one["status"], one["parts"], str(one["rows"]), str(one["of"])) for one in records} == {
+        ("succeeded", 3, "{'ok': 30, 'bad': 3}", str(records[0]["of"]))
+    }
+
+
+def test_a_directory_of_object_storage_is_replaced_only_by_force(run, storage):
+    assert run(target=OUT)[0] is ExitStatus.GOOD
+    run_of = json.loads(storage.cat("/lake/out/_run.json"))["of"]
+    output = PartFolder(OUT, run_of)
+    assert output.finished_run(force=False)
+    output.close()
+    with pytest.raises(BadSetting, match="/lake/out is of another run: its options differ; --force starts again"):
+        run("--digest", target=OUT)
+    storage.rm("/lake/out/part-00001.csv")
+    output = PartFolder(OUT, run_of)
+    assert not output.finished_run(force=False)
+    output.close()
+    assert run("--digest", "--force", target=OUT)[0] is ExitStatus.GOOD
+    storage.pipe_file("/lake/out/mine.csv", b"id\n")
+    with pytest.raises(BadSetting, match=r"/lake/out has files that are not of a run, such as mine\.csv"):
+        run("--force", target=OUT)
+    assert storage.exists("/lake/out/part-00002.csv")
+
+
+def test_a_run_with_too_many_bad_rows_writes_the_list_of_them_to_object_storage(run, storage):
+    assert run(limit=MaxBad(rows=2), target=OUT)[0] is ExitStatus.TOO_MANY_BAD
+    assert sorted(storage.find("/lake/out")) == ["/lake/out/_errors.csv", "/lake/out/_run.json"]
+    assert storage.cat("/lake/out/_errors.csv").count(b"\n") == 4
+
+
+def test_a_piece_of_object_storage_of_which_each_process_dies_stops_the_run(inputs, storage):
+    files = parse_files(given("in", OUT))
+    scorer = Scorer(MODEL, ship=True)
+    pieces, _ = plan(files, scorer)
+    score = PieceScorer(scorer, files, pieces, RemoteParts(f"{OUT}/_parts/1"))
+    for i in range(3):
+        storage.pipe_file(f"/lake/out/_parts/1/1-{i}.csv.partial", b"")
+    part = score(1).part
+    assert storage.exists(f"/lake/out/_parts/1/{part}") and not storage.exists(f"/lake/out/_parts/1/{part}.partial")
+    storage.pipe_file("/lake/out/_parts/1/1-3.csv.partial", b"")
+    with pytest.raises(Stopped, match=r"in/1\.csv: 4 processes of the cluster died while they scored it"):
+        score(1)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +249,9 @@ def test_two_runs_do_not_write_one_directory(run):
         (("--table", "items"), "--table is for --engine local, and not for ray"),
         (("-", "out", "--in-format", "csv"), "--engine ray reads and writes files, and not standard streams"),
         (("in", "-"), "--engine ray reads and writes files, and not standard streams"),
-        (
-            ("in", "s3://bucket/out"),
-            "--engine ray writes OUT to a directory that all machines of the cluster share, and not s3://",
-        ),
         (("in", "in/0.csv"), "OUT must be a directory with --engine ray: in/0.csv"),
+        (("in", "https://example.org/out"), "OUT cannot be https://example.org/out: a web server takes no files"),
+        (("in", "s3://lake/out*"), "OUT is a pattern: s3://lake/out*; it must be a directory"),
         (("in", "in/out"), "OUT is in the directory of IN"),
         (("/dev/null", "out", "--in-format", "csv"), "/dev/null is not a regular file, which --engine ray needs"),
         (("mixed", "out"), "IN has files of csv and jsonl: say --out-format"),
@@ -189,8 +263,13 @@ def test_what_the_engine_cannot_do_is_refused(inputs, words, message):
     (inputs / "mixed").mkdir()
     for name in ("a.csv", "b.jsonl"):
         (inputs / "mixed" / name).touch()
-    with pytest.raises(BadSetting) as refused:
+
+    def run_to_output() -> None:
         plan(parse_files(given(*words)), Scorer(MODEL, ship=True))
+        PartFolder(words[1], {})
+
+    with pytest.raises(BadSetting) as refused:
+        run_to_output()
     assert message in str(refused.value)
 
 
@@ -246,6 +325,6 @@ def test_a_model_of_another_kind_gives_the_bytes_of_a_local_run(inputs, kind):
     batch(source, "local.csv", "--model-dir", folder)
     files, scorer = parse_files(given("rows.csv", "out")), Scorer(folder, ship=True)
     pieces, _ = plan(files, scorer)
-    found = PieceScorer(scorer, files, pieces, inputs)(0)
+    found = PieceScorer(scorer, files, pieces, LocalParts(inputs))(0)
     assert (inputs / found.part).read_bytes() == Path("local.csv").read_bytes()
     assert found.ok == len(packed.rows) and list(found.labels) == list(packed.labels)
