@@ -136,7 +136,6 @@ class RemoteFiles:
 
     def upload(self, source: Path) -> None:
         """Writes a file at once: a reader sees the old content or the new content. Raises BadSetting and Stopped."""
-        self.check_writable()
         with self.translated():
             self.system.put_file(str(source), self.path)
 
@@ -163,10 +162,10 @@ class RemoteFiles:
             with self.translated():
                 self.system.rm(self.path, recursive=True)
 
-    def check_writable(self) -> None:
-        """Raises BadSetting for a web server."""
+    def check_writable(self, name: str) -> None:
+        """Raises BadSetting for a web server. `name` is that of the output in messages."""
         if self.scheme in WEB:
-            raise BadSetting(f"OUT cannot be {shown(self.url)}: a web server takes no files; use a file or object storage")
+            raise BadSetting(f"{name} cannot be {shown(self.url)}: a web server takes no files; use a file or object storage")
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -190,6 +190,14 @@ def test_a_location_that_cannot_be_used_is_named(storage, tmp_path, source, targ
 
 
 @pytest.mark.long
+def test_a_list_of_bad_rows_at_a_web_server_is_refused_before_the_run(storage, tmp_path):
+    source, words = write_rows(tmp_path, "rows.csv", 3), ("s3://lake/out.csv", "--errors", "https://example.org/bad.csv")
+    result = storage.batch(source, *words, status=BAD_ARGUMENTS)
+    assert b"--errors cannot be https://example.org/bad.csv: a web server takes no files" in result.stderr
+    assert not storage.staging.exists() or not list(storage.staging.glob("*/*"))
+
+
+@pytest.mark.long
 def test_the_processes_of_a_run_are_forked_before_the_threads_of_the_storage(storage, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(FORK)
     source = write_rows(tmp_path, "rows.csv", 3)

@@ -171,7 +171,7 @@ class RemoteFolder:
             raise BadSetting(f"OUT is a pattern: {url}; it must be a directory")
         self.url = url.rstrip("/")
         self.name = shown(self.url)
-        RemoteFiles(self.url).check_writable()
+        RemoteFiles(self.url).check_writable("OUT")
         self.descriptor = locked(staging_folder(self.url), self.name)
 
     def file(self, name: str) -> RemoteFiles:

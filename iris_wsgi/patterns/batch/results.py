@@ -211,11 +211,12 @@ class RemoteOutput:
 
     def __init__(self, options: Options) -> None:
         """Takes the options with the URLs. Raises BadSetting."""
+        RemoteFiles(options.target.path).check_writable("OUT")
         folder = staging_folder(options.target.path)
         self.options = options._replace(target=staged(options.target, folder / "output"))
         if is_url(options.errors.path):
+            RemoteFiles(options.errors.path).check_writable("--errors")
             self.options = self.options._replace(errors=staged(options.errors, folder / "errors"))
-        RemoteFiles(options.target.path).check_writable()
 
     def finished(self, run_of: dict[str, Any]) -> Checkpoint | None:
         """Returns the record of this run if its output is complete. Raises BadSetting for the output of another run."""
