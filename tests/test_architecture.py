@@ -91,7 +91,7 @@ FAMILIES = {
     """,
     "items": """
         patterns.data_cache.cache patterns.data_cache.item_store patterns.data_cache.read_through
-        patterns.data_cache.role patterns.data_cache.routes
+        patterns.data_cache.role patterns.data_cache.routes patterns.data_cache.sqlite_store
         resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
     """,
     "client": """

@@ -258,7 +258,7 @@ def redrive(settings: Settings, given: Given) -> int:
 
 def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.console import ProgressReporter
-    from iris_wsgi.patterns.data_cache.role import open_existing_item_store
+    from iris_wsgi.patterns.data_cache.sqlite_store import open_existing_item_store
     from iris_wsgi.patterns.data_cache.warmup import first_ids, warm
 
     url = checked("--url", given["url"] or url_here(settings), server_address)

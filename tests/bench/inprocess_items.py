@@ -19,7 +19,7 @@ from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.data_cache import role
 from iris_wsgi.patterns.data_cache.cache import Entry, ItemCache, ItemLookup
 from iris_wsgi.patterns.data_cache.item_store import ItemStore
-from iris_wsgi.patterns.data_cache.role import open_item_store
+from iris_wsgi.patterns.data_cache.sqlite_store import open_item_store
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import Settings
 

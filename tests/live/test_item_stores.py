@@ -19,10 +19,11 @@ from project import MODEL, ROOT
 
 from iris_wsgi.errors import BackendUnavailable, BadStore
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.data_cache import item_store
-from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemStore, SqliteItemStore
+from iris_wsgi.patterns.data_cache import sqlite_store
+from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemStore
 from iris_wsgi.patterns.data_cache.postgres_store import PostgresItemStore
 from iris_wsgi.patterns.data_cache.role import seed_rows
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 
 A, B, C = b"aaaa" * 4, b"bbbb" * 4, b"cccc" * 4
 # An unavailable database is reported in a quarter of a second on an idle machine. The tests only assert that the store does not
@@ -139,7 +140,7 @@ def test_changes_misses_no_write_of_concurrent_writers(store):
 
 
 def test_too_many_changes_are_reported_as_such(store, monkeypatch):
-    for module in ("item_store", "postgres_store"):
+    for module in ("sqlite_store", "postgres_store"):
         monkeypatch.setattr(f"iris_wsgi.patterns.data_cache.{module}.MAX_CHANGES", 3)
     cursor = store.changes(None).cursor
     for item in "abc":
@@ -202,7 +203,7 @@ def test_while_another_process_holds_the_lock_items_can_be_read_and_not_written(
         with pytest.raises(BackendUnavailable, match="is locked by another process"):
             store.put("a", B)
     assert store.put("a", B) == 2
-    assert item_store.APPLICATION != 0x69726A6F
+    assert sqlite_store.APPLICATION != 0x69726A6F
 
 
 def test_a_postgres_that_is_stopped_or_hangs_is_reported_within_the_bound_and_recovers(postgres_server):

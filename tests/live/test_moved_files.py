@@ -15,7 +15,8 @@ from job_store_invariants import invariant_violations
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.job import JobNotFound, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
-from iris_wsgi.patterns.data_cache.item_store import Item, SqliteItemStore
+from iris_wsgi.patterns.data_cache.item_store import Item
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 
 BODY = bytes(64)
 ROW, OTHER = b"aaaa" * 4, b"bbbb" * 4

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from iris_wsgi.patterns.data_cache.item_store import ItemStore, SqliteItemStore
+from iris_wsgi.patterns.data_cache.item_store import ItemStore
 from iris_wsgi.patterns.data_cache.postgres_store import PostgresItemStore
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 
 
 def open_item_store(place: str, rows: dict[str, bytes] | None = None, seconds: float = 10.0) -> ItemStore:

@@ -1,6 +1,6 @@
 """Role of the data cache: a database behind Redis behind memory, and the checks for changes of other servers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -8,23 +8,19 @@ from pathlib import Path
 from iris_wsgi.codec.json_documents import encode_json
 from iris_wsgi.codec.model_schema import Array, RowSchema, packed_values
 from iris_wsgi.codec.rows import Encoder
-from iris_wsgi.console import remedy_for_extra
-from iris_wsgi.errors import BackendUnavailable, BadRequest, BadStore, Conflict
+from iris_wsgi.errors import BackendUnavailable, BadRequest, Conflict
 from iris_wsgi.model.artifact import TRAINING_FILE, read_training
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.data_cache.cache import ItemCache, ItemMetrics
-from iris_wsgi.patterns.data_cache.item_store import ItemStore, SqliteItemStore
 from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough
+from iris_wsgi.patterns.data_cache.sqlite_store import open_item_store
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext
-from iris_wsgi.setting_types import SQLITE
-from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.storage.lru import LRUCache
 from iris_wsgi.wsgi.application import Route
 
-FILE = "items.db"
 # TTL of an unknown id. A client may create the item at any moment, so the time is short.
 MISSING_SECONDS = 5.0
 # How long the cache keeps expired items, and serves them as stale while the database is down.
@@ -113,34 +109,3 @@ class ItemResponses:
                 raise Conflict(f"The item has {count} features, and the model requires {self.schema.width}; PUT the item again.")
             raise Conflict("The item has values that do not fit the features of the model; PUT the item again.")
         return rows
-
-
-def open_item_store(settings: Settings, seed: Mapping[str, bytes], seconds: float) -> ItemStore:
-    """Opens the database, or creates it with the rows of `seed`. Its calls end within about `seconds`.
-
-    Raises BadSetting, BadStore, and BackendUnavailable of an embedded database.
-    """
-    url = settings.database_url
-    if not url or url.startswith(SQLITE):
-        return SqliteItemStore(sqlite_path(settings), seed, seconds)
-    try:
-        from iris_wsgi.patterns.data_cache.postgres_store import PostgresItemStore
-    except ImportError:
-        raise BadSetting(
-            f"IRIS_DATABASE_URL requires the package psycopg: {remedy_for_extra('postgres')}, or use the image `full`"
-        ) from None
-    return PostgresItemStore(url, seed, seconds)
-
-
-def open_existing_item_store(settings: Settings, seconds: float) -> ItemStore:
-    """Variant of open_item_store() for commands, which do not create a database."""
-    if not settings.database_url or settings.database_url.startswith(SQLITE):
-        path = sqlite_path(settings)
-        if not path.exists():
-            raise BadStore(f"there are no items: {path} does not exist; a server creates it")
-    return open_item_store(settings, {}, seconds)
-
-
-def sqlite_path(settings: Settings) -> Path:
-    url = settings.database_url
-    return Path(url.removeprefix(SQLITE)) if url else Path(settings.state_dir) / FILE

@@ -24,9 +24,10 @@ from iris_wsgi.observability.shared_memory import MARKS
 from iris_wsgi.patterns.data_cache import cache as cache_module
 from iris_wsgi.patterns.data_cache import read_through as reader_module
 from iris_wsgi.patterns.data_cache.cache import Entry, ItemCache, ItemMetrics, unpack
-from iris_wsgi.patterns.data_cache.item_store import Item, SqliteItemStore
+from iris_wsgi.patterns.data_cache.item_store import Item
 from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough
 from iris_wsgi.patterns.data_cache.role import ItemResponses
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 from iris_wsgi.resilience import circuit_breaker
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.resilience.single_flight import PendingResult
@@ -423,7 +424,7 @@ def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
         server.look("item", job_id)
     server.cache.check()
     server.look("item", "a")
-    monkeypatch.setattr("iris_wsgi.patterns.data_cache.item_store.MAX_CHANGES", 1)
+    monkeypatch.setattr("iris_wsgi.patterns.data_cache.sqlite_store.MAX_CHANGES", 1)
     other = Server(items, stamps())
     for job_id in IDS:
         other.cache.put(job_id, OTHER)
