@@ -82,7 +82,7 @@ FAMILIES = {
     "jobs": """
         patterns.asynchronous.job patterns.asynchronous.job_codec patterns.asynchronous.metrics patterns.asynchronous.role
         patterns.asynchronous.routes patterns.asynchronous.sqlite_store
-        patterns.asynchronous.worker resilience.circuit_breaker storage.clock storage.sqlite
+        patterns.asynchronous.worker resilience.circuit_breaker storage.sqlite
     """,
     "hybrid": "model.companions patterns.sync_async.role",
     "prediction cache": """
@@ -92,7 +92,7 @@ FAMILIES = {
     "items": """
         patterns.data_cache.cache patterns.data_cache.item_store patterns.data_cache.read_through
         patterns.data_cache.role patterns.data_cache.routes patterns.data_cache.sqlite_store
-        resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
+        resilience.circuit_breaker resilience.single_flight storage.lru storage.sqlite
     """,
     "client": """
         client.call client.endpoint client.inference client.prober client.v2_messages

@@ -1,4 +1,4 @@
-"""SQLite database for the threads and processes of one machine, with group commit and detection of moved files."""
+"""SQLite database for the threads and processes of one machine, with group commit, detection of moved files, and a clock."""
 
 import contextlib
 import fcntl
@@ -16,6 +16,7 @@ from iris_wsgi.errors import BackendUnavailable, BadStore, JobError, OperationDe
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Seconds = Callable[[], float]
 # Device and inode of the database, its write-ahead log, and its shared memory; None for a file that does not exist.
 Identity = tuple[int, int]
 Files = tuple[Identity | None, ...]
@@ -37,6 +38,12 @@ READ_ONLY = "The state of this server is read-only: allow the server to write to
 MISSING = "The state files of this server were moved or deleted: put them back, or restart the server, which creates new files."
 REPLACED = "The state files of this server were replaced while it runs: the server uses the new files from now on."
 FOREIGN = "The state files of this server are damaged or belong to another program: put them back, or restore a backup."
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# Smaller differences are not a step of the system clock. A leap second is smaller too.
+STEP_SECONDS = 1.5
+ANCHORS = "CREATE TABLE IF NOT EXISTS boot (id TEXT PRIMARY KEY, epoch REAL NOT NULL) STRICT, WITHOUT ROWID"
+STEPPED = "The system clock was moved by {:+d} s while the store was in use; ages of jobs and leases do not follow the change."
 
 
 class SqliteSchema(NamedTuple):
@@ -420,3 +427,48 @@ def set_aside(path: str, old: Files) -> None:
         if old_identity is not None and identity(path + suffix) == old_identity:
             with contextlib.suppress(OSError):
                 os.replace(path + suffix, f"{path}{suffix}-replaced")
+
+
+def uptime() -> float:
+    """Returns the seconds since the boot, including suspension. A step of the system clock does not change them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot() -> str:
+    """Returns an id of the boot and the time namespace, which has a separate uptime; empty if the system does not provide it."""
+    try:
+        return f"{Path(BOOT_ID).read_text().strip()} {os.readlink('/proc/self/ns/time')}"
+    except OSError:
+        return ""
+
+
+class BootClock:
+    """Time of the boot plus the uptime. The database stores the time of the boot for all processes.
+
+    A new boot starts at the system time, or at the latest time in the database if that is later.
+    """
+
+    def __init__(self, latest: str, wall: Seconds = time.time, uptime: Seconds = uptime, boot: Callable[[], str] = boot) -> None:
+        """`latest` is a query for the latest time in the database, or NULL."""
+        self.latest, self.wall, self.uptime, self.boot = latest, wall, uptime, boot()
+        self.epoch = self.wall() - self.uptime()
+
+    def __call__(self) -> float:
+        return self.epoch + self.uptime()
+
+    def anchor(self, db: sqlite3.Connection) -> None:
+        """Reads or writes the time of the boot. Callers call it for each opened database, also for a replacement."""
+        db.execute(ANCHORS)
+        found = db.execute("SELECT epoch FROM boot WHERE id = ?", (self.boot,)).fetchone()
+        if found is None or not self.boot:
+            (latest,) = db.execute(self.latest).fetchone()
+            self.epoch = max(self.wall(), latest or 0.0) - self.uptime()
+            db.execute("INSERT OR IGNORE INTO boot VALUES (?, ?)", (self.boot, self.epoch))
+            # Another process may have been faster.
+            found = db.execute("SELECT epoch FROM boot WHERE id = ?", (self.boot,)).fetchone() if self.boot else None
+        self.epoch = found[0] if found else self.epoch
+
+    def step_seconds(self) -> int:
+        """Returns by how many seconds the system clock was moved; 0 if it was not."""
+        seconds = self.wall() - self()
+        return round(seconds) if abs(seconds) >= STEP_SECONDS else 0

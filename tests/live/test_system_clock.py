@@ -12,7 +12,7 @@ from optional_programs import require_program
 from iris_wsgi.patterns.asynchronous.job import JobExpired, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_store import LATEST, SqliteJobStore
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
-from iris_wsgi.storage.clock import BootClock
+from iris_wsgi.storage.sqlite import BootClock
 
 BODY = bytes(64)
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}

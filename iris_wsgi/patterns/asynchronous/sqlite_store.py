@@ -25,8 +25,7 @@ from iris_wsgi.patterns.asynchronous.job import (
     wait_until,
 )
 from iris_wsgi.settings import Settings
-from iris_wsgi.storage.clock import STEPPED, BootClock
-from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
+from iris_wsgi.storage.sqlite import STEPPED, BootClock, SqliteDatabase, SqliteSchema
 
 FILE = "jobs.db"
 REMEMBER_SECONDS = 86400.0

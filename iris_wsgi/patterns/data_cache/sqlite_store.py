@@ -9,8 +9,7 @@ from iris_wsgi.errors import BadStore
 from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemChanges, ItemStore
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.storage.clock import BootClock
-from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
+from iris_wsgi.storage.sqlite import BootClock, SqliteDatabase, SqliteSchema
 
 FILE = "items.db"
 # `changed` is the write counter of the store. `at` is the time, which a step of the system clock does not move.
