@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from batch_command import BAD_ARGUMENTS, FEATURES, GOOD, HEADER, INTERRUPTED, batch, command, text_of
 from doc_examples import FENCES
-from http_clients import NO_COVERAGE, wait_until
+from http_clients import NO_COVERAGE, is_alive, wait_until
 from object_storage import BUCKET, empty_bucket, s3_environ, s3_server
 from optional_programs import require_package
 from project import MODEL
@@ -200,13 +200,6 @@ def test_each_row_is_there_once_after_the_driver_and_a_process_of_the_cluster_we
     assert [row[0] for part in parts(tmp_path / "out") for row in rows_of(part)[1:]] == ids
     check_complete(tmp_path / "out", 4, "csv")
     assert record(tmp_path / "out")["rows"] == {"ok": len(ids), "bad": 0}
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_the_example_of_ray_data_gives_the_rows_of_the_command(tmp_path, cluster):

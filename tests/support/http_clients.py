@@ -379,8 +379,9 @@ def signal_tree(pid: int, number: int) -> None:
 def kill_tree(process: subprocess.Popen) -> None:
     """Kills a server and its workers at once, like a power failure."""
     if process.poll() is None:
-        # A stopped parent cannot start another worker.
+        # A stopped parent cannot start another worker. A fork in progress ends before it stops.
         process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: process_state(process.pid) in "TZX", "the parent stops")
         for pid in (*child_pids(process.pid), process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -388,10 +389,15 @@ def kill_tree(process: subprocess.Popen) -> None:
 
 def is_alive(pid: int) -> bool:
     """Returns whether a process runs. A zombie does not run."""
+    return process_state(pid) not in "ZX"
+
+
+def process_state(pid: int) -> str:
+    """Returns the letter of the state in /proc, which is X for a process that does not exist."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
 
 
 def is_asleep(pid: int) -> bool:
