@@ -64,7 +64,7 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         """Raises BadSetting for an unknown scheme and for a missing package."""
-        self.url, self.scheme = url, url.partition("://")[0].lower()
+        self.url, self.scheme = url, scheme_of(url)
         try:
             from fsspec.core import url_to_fs
 
@@ -162,11 +162,6 @@ class RemoteFiles:
             with self.translated():
                 self.system.rm(self.path, recursive=True)
 
-    def check_writable(self, name: str) -> None:
-        """Raises BadSetting for a web server. `name` is that of the output in messages."""
-        if self.scheme in WEB:
-            raise BadSetting(f"{name} cannot be {shown(self.url)}: a web server takes no files; use a file or object storage")
-
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Turns the exceptions of file systems into BadSetting, if a repetition cannot help, or into Stopped."""
@@ -199,9 +194,19 @@ def sends_parts(file: Any) -> bool:
     return True
 
 
+def check_writable(url: str, name: str) -> None:
+    """Raises BadSetting for a URL of a web server. `name` is that of the output in messages."""
+    if scheme_of(url) in WEB:
+        raise BadSetting(f"{name} cannot be {shown(url)}: a web server takes no files; use a file or object storage")
+
+
+def scheme_of(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
 def is_pattern_url(url: str) -> bool:
     """Returns whether a URL has special characters of patterns. In that of a web server they are a query."""
-    return url.partition("://")[0].lower() not in WEB and any(character in url for character in MAGIC)
+    return scheme_of(url) not in WEB and any(character in url for character in MAGIC)
 
 
 def shown(url: str) -> str:

@@ -14,7 +14,7 @@ from iris_wsgi.patterns.batch.exit_status import Miscounted
 from iris_wsgi.patterns.batch.options import CHECKPOINT, FileSpec, Options, open_output
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import AppendFile, StdStream, destination, replace_file
-from iris_wsgi.storage.remote_files import RemoteFiles, is_url, staging_folder
+from iris_wsgi.storage.remote_files import RemoteFiles, check_writable, is_url, staging_folder
 from iris_wsgi.tabular.chunk_scorer import ScoredChunk
 from iris_wsgi.tabular.record_splitter import Chunk, Position
 
@@ -211,11 +211,11 @@ class RemoteOutput:
 
     def __init__(self, options: Options) -> None:
         """Takes the options with the URLs. Raises BadSetting."""
-        RemoteFiles(options.target.path).check_writable("OUT")
+        check_writable(options.target.path, "OUT")
         folder = staging_folder(options.target.path)
         self.options = options._replace(target=staged(options.target, folder / "output"))
         if is_url(options.errors.path):
-            RemoteFiles(options.errors.path).check_writable("--errors")
+            check_writable(options.errors.path, "--errors")
             self.options = self.options._replace(errors=staged(options.errors, folder / "errors"))
 
     def finished(self, run_of: dict[str, Any]) -> Checkpoint | None:
