@@ -200,8 +200,10 @@ def check_writable(url: str, name: str) -> None:
         raise BadSetting(f"{name} cannot be {shown(url)}: a web server takes no files; use a file or object storage")
 
 
-def scheme_of(url: str) -> str:
-    return url.partition("://")[0].lower()
+def scheme_of(location: str) -> str:
+    """Returns the scheme of a URL, or an empty string for a path."""
+    scheme, separator, _ = location.partition("://")
+    return scheme.lower() if separator else ""
 
 
 def is_pattern_url(url: str) -> bool:

@@ -19,7 +19,7 @@ from iris_wsgi.patterns.batch.options import BAD_ROWS
 from iris_wsgi.patterns.batch.results import check_same_run, timestamp
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import PARTIAL, replace_file, sync
-from iris_wsgi.storage.remote_files import RemoteFiles, check_writable, is_pattern_url, is_url, shown, staging_folder
+from iris_wsgi.storage.remote_files import RemoteFiles, is_url, shown, staging_folder
 
 # The folder of the parts of a run, the record, and the list of bad rows. Readers of directories skip names that start with _.
 PARTS, RECORD, ERRORS = "_parts", "_run.json", "_errors.csv"
@@ -166,12 +166,9 @@ class RemoteFolder:
     """Directory on object storage. One run of this user on this machine may write it at a time."""
 
     def __init__(self, url: str) -> None:
-        """Raises BadSetting for a web server, for a pattern, and if another run writes the directory."""
-        if is_pattern_url(url):
-            raise BadSetting(f"OUT is a pattern: {url}; it must be a directory")
+        """Raises BadSetting if another run writes the directory."""
         self.url = url.rstrip("/")
         self.name = shown(self.url)
-        check_writable(self.url, "OUT")
         self.descriptor = locked(staging_folder(self.url), self.name)
 
     def file(self, name: str) -> RemoteFiles:

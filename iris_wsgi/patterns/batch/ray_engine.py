@@ -39,7 +39,7 @@ from iris_wsgi.patterns.batch.results import Progress, Results, file_identity
 from iris_wsgi.patterns.batch.sources import TextSource, open_source
 from iris_wsgi.scorer import Scorer
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.storage.remote_files import is_url
+from iris_wsgi.storage.remote_files import check_writable, is_pattern_url, is_url
 from iris_wsgi.tabular.record_splitter import Position
 
 is_address = re.compile(r"(?:\w+://)?(.+):(\d{1,5})").fullmatch
@@ -212,7 +212,9 @@ def parse_files(given: Mapping[str, Any]) -> list[Options]:
     source, target = given["source"], given["target"]
     if STANDARD in (source, target):
         raise BadSetting("--engine ray reads and writes files, and not standard streams")
-    if not is_url(target) and os.path.lexists(target) and not os.path.isdir(target):
+    check_writable(target, "OUT")
+    is_file = os.path.lexists(target) and not os.path.isdir(target)
+    if is_pattern_url(target) if is_url(target) else is_file:
         raise BadSetting(f"OUT must be a directory with --engine ray: {target}")
     found = [source]
     if is_file_set(source):

@@ -179,11 +179,21 @@ def test_a_directory_with_other_files_is_refused_even_by_force(run):
     assert os.listdir("out") == ["mine.csv"]
 
 
-@pytest.mark.parametrize("target", ["out", "memory:///lake/out"])
-def test_two_runs_do_not_write_one_directory(run, storage, target):
-    output = PartFolder(target, {})
-    with pytest.raises(BadSetting, match=f"another run is writing {target}"):
-        run(target=target)
+def test_a_directory_may_have_the_name_of_a_scheme(run):
+    assert run(target="https")[0] is ExitStatus.GOOD
+
+
+def test_two_runs_do_not_write_one_directory(run):
+    output = PartFolder("out", {})
+    with pytest.raises(BadSetting, match="another run is writing out"):
+        run()
+    output.close()
+
+
+def test_two_runs_do_not_write_one_directory_of_object_storage(run, storage):
+    output = PartFolder(OUT, {})
+    with pytest.raises(BadSetting, match=f"another run is writing {OUT}"):
+        run(target=OUT)
     output.close()
 
 
@@ -251,7 +261,7 @@ def test_a_piece_of_object_storage_of_which_each_process_dies_stops_the_run(inpu
         (("in", "-"), "--engine ray reads and writes files, and not standard streams"),
         (("in", "in/0.csv"), "OUT must be a directory with --engine ray: in/0.csv"),
         (("in", "https://example.org/out"), "OUT cannot be https://example.org/out: a web server takes no files"),
-        (("in", "s3://lake/out*"), "OUT is a pattern: s3://lake/out*; it must be a directory"),
+        (("in", "s3://lake/out*"), "OUT must be a directory with --engine ray: s3://lake/out*"),
         (("in", "in/out"), "OUT is in the directory of IN"),
         (("/dev/null", "out", "--in-format", "csv"), "/dev/null is not a regular file, which --engine ray needs"),
         (("mixed", "out"), "IN has files of csv and jsonl: say --out-format"),
@@ -263,13 +273,8 @@ def test_what_the_engine_cannot_do_is_refused(inputs, words, message):
     (inputs / "mixed").mkdir()
     for name in ("a.csv", "b.jsonl"):
         (inputs / "mixed" / name).touch()
-
-    def run_to_output() -> None:
-        plan(parse_files(given(*words)), Scorer(MODEL, ship=True))
-        PartFolder(words[1], {})
-
     with pytest.raises(BadSetting) as refused:
-        run_to_output()
+        plan(parse_files(given(*words)), Scorer(MODEL, ship=True))
     assert message in str(refused.value)
 
 
